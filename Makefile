@@ -1,0 +1,70 @@
+# Everything a person types. Each target does its own set-up: a fresh machine needs Python 3.11+ and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := requirements/dev.txt
+
+# The first interpreter that runs and is new enough. Override: make install PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+
+ROOTS := schemas ledger stores producers processors sinks auditor trail
+CODE := $(wildcard $(ROOTS) tests benchmarks)
+PYTEST := $(BIN)/python -m pytest
+QUICK := $(wildcard tests/unit tests/vectors)
+
+.PHONY: help install demo check test bench interop lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+install: $(STAMP)  ## build .venv from the hashed lock and install the project into it, editable
+	@echo "ready: $(BIN)/rlhf-audit --help"
+
+# Keyed on what decides the contents: the project file and the lock. Unchanged, it takes no time.
+$(STAMP): pyproject.toml $(LOCK)
+	@if [ -z "$(PYTHON)" ]; then echo "no Python 3.11 or newer found: install one, or run make PYTHON=/path/to/python" >&2; exit 1; fi
+	@if [ ! -x $(BIN)/python ]; then echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); fi
+	@echo "installing the pinned packages of $(LOCK) (hashes checked)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK)
+	@echo "installing rlhf-audit-trail from this checkout, editable"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## seal, verify and forge a small trail in ./rlhf-audit-demo
+	@$(BIN)/rlhf-audit demo --out ./rlhf-audit-demo
+
+check: $(STAMP)  ## format, lint, types, import contracts, unit tests offline with branch coverage
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports
+	$(PYTEST) $(QUICK) --cov --cov-report=term
+
+test: check  ## check, then contract, crash, integration, minimal install and interop
+	$(PYTEST) tests $(addprefix --ignore=,$(QUICK))
+
+interop: $(STAMP)  ## programs nobody here wrote judge our logs and our forgeries (needs Go)
+	$(PYTEST) tests/interop
+
+bench: $(STAMP)  ## run every benchmark, results with machine and commit in benchmarks/results
+	$(BIN)/python benchmarks/run.py
+
+# uv resolves once for every Python from 3.11 on; neither file names an index, a host or this machine.
+lock:  ## resolve the dependencies anew into requirements/*.txt
+	@if [ ! -x .lock/bin/uv ]; then $(PYTHON) -m venv .lock && .lock/bin/python -m pip install --quiet uv; fi
+	@for extra in "" dev; do \
+	  .lock/bin/uv pip compile --quiet pyproject.toml $${extra:+--extra $$extra} --universal --python-version 3.11 \
+	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	    --output-file requirements/$${extra:-base}.txt; \
+	done
+	@if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt; then echo "the lock names a download address" >&2; exit 1; fi
+
+clean:  ## remove what the other targets made, trails you named yourself excepted
+	rm -rf $(VENV) .lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage coverage.xml \
+	  dist build rlhf-audit-demo tests/interop/bin
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
