@@ -1,5 +1,1 @@
-"""From source log to sealed log to global log: the seal loop and the sequencer.
-
-The rules are pure steps in ``rlhf_audit_ledger``; here they are read, stepped and
-written, in that order.
-"""
+"""Stream processors: the seal loop of a partition, its recovery, and the sequencer of the global log."""

@@ -61,6 +61,19 @@ class StrictCodec:
             raise StrictDecodeError(f"{self.name}: {len(data) - end} bytes left over")
         return dict(record)
 
+    def decode_all(self, data: bytes, count: int) -> list[dict[str, Any]]:
+        """``count`` records that fill ``data`` exactly. Raises StrictDecodeError otherwise."""
+        records: list[dict[str, Any]] = []
+        at = 0
+        for _ in range(count):
+            if at >= len(data):
+                raise StrictDecodeError(f"{self.name}: fewer records than announced")
+            record, at = self._decode(data, at)
+            records.append(record)
+        if at != len(data):
+            raise StrictDecodeError(f"{self.name}: {len(data) - at} bytes left over")
+        return records
+
 
 @dataclass(frozen=True, slots=True)
 class Constant:
