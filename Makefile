@@ -42,7 +42,7 @@ check: $(STAMP)  ## format, lint, types, import contracts, unit tests offline wi
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy $(CODE)
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(PYTEST) $(QUICK) --cov --cov-report=term
 
 test: check  ## check, then contract, crash, integration, minimal install and interop
