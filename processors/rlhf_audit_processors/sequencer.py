@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_audit_ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from rlhf_audit_ledger.checkpoint import Checkpoint, open_checkpoint, parse_checkpoint, sign_checkpoint
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.globallog import is_checkpoint
 from rlhf_audit_ledger.merkle import leaf_hashes
@@ -93,6 +93,17 @@ class Sequencer:
         if not self._disk.exists(self._stage_path):
             return None
         return Stage.decode(self._disk.read(self._stage_path))
+
+    def first_entries(self, count: int) -> tuple[bytes, ...] | None:
+        """The first published entries, read before anything can be checked; None if nothing is published."""
+        try:
+            data, _ = self._objects.get_versioned(_CHECKPOINT)
+        except NotStoredError:
+            return None
+        text, _ = split_note(data)
+        size = parse_checkpoint(text).size
+        reader = TileReader(size, self._fetch)
+        return tuple(reader.entry(index) for index in range(count))
 
     def open(self, log_key: bytes, origin: str) -> None:
         """Load what is published and finish what was staged. Raises RefusedToGoOnError if they do not fit."""

@@ -1,0 +1,313 @@
+"""The one-process runtime: a trail's directory as a whole ledger.
+
+Composes what the roles give: source logs, seal loops, evidence sinks, the
+sequencer. One process per directory, guarded by a lock. Killed at any moment
+it resumes from its own output with identical bytes and nothing twice.
+
+    objects/ vault/ keys/ spool/{source and sealed logs, epochs, stage} config.toml
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rlhf_audit_ledger.header import SealHeader
+from rlhf_audit_ledger.ids import MAX_EPOCH
+from rlhf_audit_ledger.objects import SEGMENT, parse_segment_name, segment_name
+from rlhf_audit_ledger.seal import Sealer
+from rlhf_audit_ledger.sealed import SealedRecord
+from rlhf_audit_ledger.settings import partition_settings
+from rlhf_audit_processors.sequencer import Sequencer
+from rlhf_audit_producers.recorder import Epoch, LaneView
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
+from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
+from rlhf_audit_stores.disk import Disk, RealDisk
+from rlhf_audit_stores.durable import AlreadyStoredError, FolderLock, create_file_durably
+from rlhf_audit_stores.keys import TrailKeys, create_keys, load_keys, write_public_keys
+from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
+from rlhf_audit_trail.partition import MAX_WINDOW_BYTES, LocalPartition
+
+_PUBLISH_EVERY_S = 1.0  # closes that wait are published together, at most once a second
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class LocalTrail:
+    """A trail opened for writing. Use as a context manager; everything sealed is stored after ``drain``."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        log_name: str = "rlhf-audit.local",
+        window_seconds: int = 10,
+        vault_dir: Path | None = None,
+        disk: Disk | None = None,
+        clock_us: Callable[[], int] = _now_us,
+    ) -> None:
+        self.directory = directory
+        self._disk = RealDisk() if disk is None else disk
+        self._clock_us = clock_us
+        self._spool = directory / "spool"
+        self._vault_dir = directory / "vault" if vault_dir is None else vault_dir
+        self._log_name = log_name
+        self._window_seconds = window_seconds
+        self._parts: dict[tuple[str, int], LocalPartition] = {}
+        self._touched: set[tuple[str, int]] = set()
+        self._unpublished: list[bytes] = []
+        self._published_at = 0.0
+        self.windows_stored = 0
+
+    def __enter__(self) -> LocalTrail:
+        self._disk.mkdir(self.directory)
+        self._disk.mkdir(self._spool)
+        self._lock = FolderLock(self._spool)
+        self._lock.__enter__()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close files and give the lock back. What is not drained is found again by the next opening."""
+        for part in self._parts.values():
+            part.close()
+        self._parts.clear()
+        self._lock.__exit__(None, None, None)
+
+    def _open(self) -> None:
+        self._objects = FolderStore(self.directory / "objects", self._disk)
+        self._vault = FolderStore(self._vault_dir, self._disk)
+        for store in (self._objects, self._vault):
+            store.sweep()
+        self._keys = self._load_or_create_keys()
+        self._sequencer = Sequencer(self._objects, self._spool / "global.stage", self._disk)
+        self.ledger = self._load_or_found()
+        self._sequencer.open(self.ledger.genesis.log_key, self.ledger.global_origin)
+        self._check_keys()
+        write_public_keys(self.directory / "keys", self.ledger.public_key_lines())
+        for stream, partitions in self.ledger.genesis.partition_counts.items():
+            for number in range(partitions):
+                if self._disk.exists(self._partition_folder(stream, number)):
+                    self._partition(stream, number)
+        self._find_unpublished()
+
+    def _load_or_create_keys(self) -> TrailKeys:
+        folder = self.directory / "keys"
+        if self._disk.exists(folder / "log.key") or self._disk.exists(self.directory / "objects" / "global"):
+            return load_keys(folder)
+        return create_keys(folder, self._disk)
+
+    def _load_or_found(self) -> Ledger:
+        ledger = existing_ledger(self._sequencer)
+        if ledger is not None:
+            return ledger
+        genesis = new_genesis(
+            log_name=self._log_name,
+            window_seconds=self._window_seconds,
+            now_us=self._clock_us(),
+            root=self._keys.root.public_key,
+            log=self._keys.log.public_key,
+            ticker=self._keys.ticker.public_key,
+        )
+        return found(self._sequencer, genesis, root=self._keys.root, log=self._keys.log)
+
+    def _check_keys(self) -> None:
+        if self._keys.log.public_key != self.ledger.genesis.log_key:
+            raise ConfigError(
+                f"{self.directory / 'keys' / 'log.key'} is not the key that this ledger's genesis names: put the right "
+                "key back, or start a new trail in another folder"
+            )
+
+    def _partition_folder(self, stream: str, number: int) -> Path:
+        return self._spool / stream / str(number)
+
+    def _partition(self, stream: str, number: int) -> LocalPartition:
+        key = (stream, number)
+        if key not in self._parts:
+            settings = partition_settings(self.ledger.genesis_bytes, stream, number)
+            self._parts[key] = LocalPartition(
+                Sealer(settings, self._keys.quarantine_key, self._keys.log),
+                ticker=self._keys.ticker,
+                folder=self._partition_folder(stream, number),
+                objects=self._objects,
+                vault=self._vault,
+                vault_key=self._keys.vault_key,
+                disk=self._disk,
+            )
+            self._touched.add(key)
+        return self._parts[key]
+
+    def _find_unpublished(self) -> None:
+        """Stored windows whose checkpoints are not in the global log yet: a crash came between the two."""
+        sizes = {part.settings.origin: part for part in self._parts.values() if part.published_size}
+        newest = self._sequencer.newest_sizes(set(sizes))
+        for origin, part in sizes.items():
+            if newest.get(origin, 0) > part.published_size:
+                raise AuditTrailError(
+                    f"{part.settings.name}: the global log names size {newest[origin]}, the partition's own checkpoint "
+                    f"{part.published_size}: the object store was restored from an older state; run "
+                    "`rlhf-audit verify` and restore the newer objects"
+                )
+            self._unpublished += self._checkpoints_after(part, newest.get(origin, 0))
+
+    def _checkpoints_after(self, part: LocalPartition, size: int) -> list[bytes]:
+        stream, number = part.settings.stream.stream, part.settings.partition
+        found_ones: list[bytes] = []
+        for window in range(part.state.window_id - 1, -1, -1):
+            name = segment_name(stream, number, window)
+            if not self._objects.exists(name):
+                continue  # sealed, not stored yet
+            last = SealedRecord.from_segment(SEGMENT.decode(name, self._objects.get(name))[-1])
+            if last.checkpoint is None:
+                raise AuditTrailError(f"{name}: does not end with a checkpoint; run `rlhf-audit verify`")
+            at = int(last.checkpoint.split(b"\n", 2)[1])
+            if at <= size:
+                break
+            if at <= part.published_size:
+                found_ones.append(last.checkpoint)
+        return found_ones[::-1]
+
+    # What producers see (rlhf_audit_producers.recorder.Recorder).
+
+    @property
+    def ledger_id(self) -> bytes:
+        """16 bytes."""
+        return self.ledger.ledger_id
+
+    @property
+    def routing_key(self) -> bytes:
+        """Secret that routes annotators to partitions."""
+        return self._keys.routing_key
+
+    @property
+    def partitions(self) -> Mapping[str, int]:
+        """Stream -> P."""
+        return self.ledger.genesis.partition_counts
+
+    def append(self, stream: str, partition: int, values: Sequence[bytes]) -> None:
+        """Append source values in order; durable, sealed and stored as far as windows close after ``work``."""
+        part = self._partition(stream, partition)
+        self._touched.add((stream, partition))
+        if part.append(list(values), self._clock_us()) >= MAX_WINDOW_BYTES:
+            self._run(part)
+            if part.needs_close:
+                self._tick(part, flush=True)
+                self._run(part)
+
+    def work(self) -> None:
+        """Make durable, seal, store what is complete; publish at most once a second."""
+        for key in sorted(self._touched):
+            part = self._parts[key]
+            self._run(part)
+            self._tick_if_due(part)
+        self._touched.clear()
+        if time.monotonic() - self._published_at >= _PUBLISH_EVERY_S:
+            self._publish()
+
+    def drain(self) -> None:
+        """Close every open window; when it returns, all is sealed, stored and in the global log."""
+        for key in sorted(self._parts):
+            part = self._parts[key]
+            self._run(part)
+            if part.needs_close:
+                self._tick(part, flush=True)
+                self._run(part)
+        self._touched.clear()
+        self._publish()
+
+    def _run(self, part: LocalPartition) -> None:
+        for stored in part.work():
+            self._unpublished.append(stored.checkpoint)
+            self.windows_stored += 1
+
+    def _tick(self, part: LocalPartition, *, flush: bool) -> None:
+        part.tick(
+            self._clock_us(),
+            flush=flush,
+            global_size=self._sequencer.size,
+            global_root=self._sequencer.root,
+        )
+
+    def _tick_if_due(self, part: LocalPartition) -> None:
+        window = part.state.window
+        if window is not None and self._clock_us() - window.opened_us >= part.settings.stream.window_us:
+            self._tick(part, flush=False)
+            self._run(part)
+
+    def _publish(self) -> None:
+        if self._unpublished:
+            self._sequencer.publish(self._unpublished, self._keys.log, self.ledger.global_origin)
+            self._unpublished = []
+            for part in self._parts.values():
+                part.drop_stored()
+        self._published_at = time.monotonic()
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The published global checkpoint."""
+        return self._sequencer.checkpoint or b""
+
+    def take_epoch(self, producer: str) -> Epoch:
+        """Take the next epoch of a producer exclusively on disk: no two processes ever write one lane."""
+        last = self.last_epoch(producer)
+        number = 0 if last is None else last + 1
+        folder = self._epoch_folder(producer)
+        while number <= MAX_EPOCH:
+            try:
+                create_file_durably(self._disk, folder / f"{number:010d}", producer.encode("utf-8"))
+            except AlreadyStoredError:
+                number += 1
+                continue
+            return Epoch(number, last)
+        raise ConfigError(f"producer {producer} has used up its epochs")
+
+    def last_epoch(self, producer: str) -> int | None:
+        """Highest epoch a producer ever took here, None if it is new."""
+        folder = self._epoch_folder(producer)
+        taken = [int(path.name) for path in self._disk.list_dir(folder)] if self._disk.exists(folder) else []
+        return max(taken, default=None)
+
+    def _epoch_folder(self, producer: str) -> Path:
+        return self._spool / "epochs" / hashlib.sha256(producer.encode("utf-8")).hexdigest()[:32]
+
+    def lanes_of(self, producer: str) -> Sequence[LaneView]:
+        """Newest lane of a producer in every partition, as sealed so far."""
+        views = []
+        for (stream, number), part in sorted(self._parts.items()):
+            row = part.state.lanes.get(producer)
+            if row is not None:
+                views.append(LaneView(stream, number, row.epoch, row.next_seq, row.state == "ended"))
+        return views
+
+    def delivered(self, producer: str) -> Mapping[tuple[str, int, str], int]:
+        """Sealed events of a producer per (stream, partition, kind) over all epochs, from stored headers."""
+        counts: dict[tuple[str, int, str], int] = {}
+        for stream, number, header in self._stored_headers():
+            batch = header.batch
+            if batch is not None and batch.producer == producer and header.outcome in ("accepted", "gap_filled"):
+                kind = KINDS_BY_NUMBER[batch.kind].name
+                counts[stream, number, kind] = counts.get((stream, number, kind), 0) + batch.count
+        return counts
+
+    def _stored_headers(self) -> Iterator[tuple[str, int, SealHeader]]:
+        for info in self._objects.list("segments/"):
+            ref = parse_segment_name(info.name)
+            if ref is None:
+                continue
+            for raw in SEGMENT.decode(info.name, self._objects.get(info.name)):
+                yield ref.stream, ref.partition, SealHeader.decode(raw["header"])

@@ -1,0 +1,141 @@
+"""One partition in the one-process runtime: source log, seal loop, evidence sink, in that order.
+
+Nothing is decided here: this is the driver that reads, steps and writes, in
+the order that makes an acknowledgement mean durable.
+
+1. The source log is synced: order is decided once.
+2. Messages are sealed into the sealed log.
+3. At a close the sealed log is synced, then the window is stored.
+4. Only what all stores hold may leave the two local logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlhf_audit_ledger.control import ControlType, Tick, signed_control
+from rlhf_audit_ledger.ed25519 import Signer
+from rlhf_audit_ledger.seal import Sealed, Sealer
+from rlhf_audit_ledger.state import SealState
+from rlhf_audit_processors.recovery import recover
+from rlhf_audit_processors.seal_loop import SealLoop
+from rlhf_audit_sinks.evidence import EvidenceSink, StoredWindow
+from rlhf_audit_stores.disk import Disk
+from rlhf_audit_stores.objects import ObjectStore
+from rlhf_audit_stores.sealedlog import SealedLog
+from rlhf_audit_stores.sourcelog import SourceLog
+
+MAX_WINDOW_BYTES = 64 * 1024 * 1024  # of source values held for one window; a flush tick closes it before memory grows
+
+
+class LocalPartition:
+    """The only writer of its partition; the trail's lock guards that."""
+
+    def __init__(
+        self,
+        sealer: Sealer,
+        *,
+        ticker: Signer,
+        folder: Path,
+        objects: ObjectStore,
+        vault: ObjectStore,
+        vault_key: bytes,
+        disk: Disk,
+    ) -> None:
+        self.settings = sealer.settings
+        self._ticker = ticker
+        self._source = SourceLog.open(folder / "source", disk)
+        self._sealed = SealedLog.open(folder / "sealed", disk)
+        recovered = recover(sealer, objects, self._sealed, self._source)
+        if recovered.is_log_short:
+            self._sealed.restart_at(recovered.state.m + 1)
+        self._loop = SealLoop(sealer, recovered.state, self._source, self._sealed)
+        self._sink = EvidenceSink(
+            self.settings,
+            objects=objects,
+            vault=vault,
+            vault_key=vault_key,
+            edge=recovered.edge,
+            version=recovered.version,
+        )
+        self.published_size = recovered.edge.size
+        self._close = recovered.close
+        self._open: list[Sealed] = recovered.unstored
+        self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
+        self._waiting_bytes = 0
+
+    @property
+    def state(self) -> SealState:
+        """State after the last sealed message."""
+        return self._loop.state
+
+    def append(self, values: list[bytes], now_us: int) -> int:
+        """Append source values; durable and sealed after ``work``. Returns the bytes that wait for a close."""
+        self._source.append_many(values, now_us - now_us % 1000)
+        self._waiting_bytes += sum(map(len, values))
+        return self._waiting_bytes + self._open_bytes
+
+    def tick(self, now_us: int, *, flush: bool, global_size: int, global_root: bytes) -> None:
+        """Append a tick; everything appended before it must be sealed, or its counter would not be the next one."""
+        window_us = self.settings.stream.window_us
+        ticks = self.state.ticks
+        ts_us = max(now_us, ticks.number * window_us)  # a clock set back must not make the number fall
+        tick = Tick(
+            ledger_id=self.settings.ledger_id,
+            source_id=self._source.source_id,
+            stream=self.settings.stream.stream,
+            partition=self.settings.partition,
+            counter=ticks.counter + 1,
+            number=ts_us // window_us,
+            ts_us=ts_us,
+            flush=flush,
+            global_size=global_size,
+            global_root=global_root,
+        )
+        self.append([signed_control(ControlType.TICK, tick.encode(), self._ticker)], now_us)
+
+    def work(self) -> Iterator[StoredWindow]:
+        """Make durable, seal and store what is there; yields each window as it is stored."""
+        self._source.sync()
+        self._waiting_bytes = 0
+        yield from self._store_closed()
+        for sealed in self._loop.run():
+            self._open.append(sealed)
+            self._open_bytes += len(sealed.record.value or b"")
+            if sealed.close is not None:
+                yield from self._store_closed()
+        self._sealed.sync()
+
+    def _store_closed(self) -> Iterator[StoredWindow]:
+        """Store the windows that are closed; more than one waits only after a restart."""
+        ends = [index for index, sealed in enumerate(self._open) if sealed.close is not None]
+        if not ends:
+            return
+        self._sealed.sync()
+        start = 0
+        for end in ends:
+            stored = self._sink.store(self._open[start : end + 1])
+            start = end + 1
+            self.published_size = stored.close.size
+            self._close = stored.close
+            yield stored
+        del self._open[:start]
+        self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
+
+    def drop_stored(self) -> None:
+        """Delete what every store holds, up to the records that a restart needs: the last source message."""
+        if self._close is None:
+            return
+        self._sealed.drop_before(self._close.m + 1)
+        self._source.drop_before(self._close.next_offset - 1)
+
+    @property
+    def needs_close(self) -> bool:
+        """Whether a window is open."""
+        return self.state.window is not None
+
+    def close(self) -> None:
+        """Close the files."""
+        self._source.close()
+        self._sealed.close()
