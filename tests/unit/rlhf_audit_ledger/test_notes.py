@@ -15,6 +15,7 @@ from rlhf_audit_ledger.checkpoint import (
     parse_checkpoint,
     sign_checkpoint,
 )
+from rlhf_audit_ledger.domain import sha256
 from rlhf_audit_ledger.ed25519 import SeedSigner, SignatureError
 from rlhf_audit_ledger.merkle import EMPTY_ROOT, leaf_hash, leaf_hashes, root_of
 from rlhf_audit_ledger.note import (
@@ -33,6 +34,8 @@ from rlhf_audit_ledger.note import (
     sign_note,
     split_note,
 )
+from rlhf_audit_ledger.proofs import consistency_proof
+from rlhf_audit_ledger.tiles import Edge, TileReader, grow
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, FormatError, TamperError
 
 # The example in the documentation of Go's sumdb/note.
@@ -383,3 +386,25 @@ def test_other_signature_lines_are_handed_back() -> None:
 def test_a_second_line_by_the_log_key_is_refused() -> None:
     with pytest.raises(FormatError, match="two signatures"):
         open_checkpoint(SIGNED + split_note(SIGNED)[1][0].format().encode(), ALICE.public_key)
+
+
+def test_the_checkpoint_that_a_foreign_witness_accepted_comes_out_byte_for_byte() -> None:
+    """Torchwood's litewitness v0.9.0 took this note, with these two hashes as proof that it extends size 256."""
+    entries = [b"\x01\x01" + sha256(b"event %d" % number) for number in range(700)]
+    edge, objects, _ = grow(Edge.empty(), entries, leaf_hashes(entries))
+    signer = SeedSigner(bytes(range(32)))
+    origin = "example.com/rlhf/global"
+    assert key_for_origin(signer.public_key, origin).format() == (
+        "example.com/rlhf/global+8b469924+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
+    )
+    assert sign_checkpoint(Checkpoint(origin, 700, edge.root()), signer).decode() == (
+        "example.com/rlhf/global\n700\nwZ3QxQ3WLQc+O0MIOu4pDeYbjM0UtzVzLfPMUWyRsY0=\n\n"
+        "— example.com/rlhf/global "
+        "i0aZJDvGdslp5Ot9BWTi2kjFd7pEC77wxRrSEbITUipL2qYkYdwisvyw2AQUDMmiQysO4YmN5YzPoM6PEFbYU6TisQo=\n"
+    )
+    proof = consistency_proof(256, 700, TileReader(700, objects.__getitem__).hash_at)
+    assert [base64.b64encode(value).decode() for value in proof] == [
+        "PgDscKy5ioZvxFlH52tdnniEkWddQqYXP0Ae0VG6etc=",
+        "pyGBCoyMgfCjVdskJp5dBxPfcnl2KmPHuqas45+SicU=",
+    ]
+    assert base64.b64encode(root_of(leaf_hashes(entries[:256]))) == b"0pfXUDEM5C9fxmOMpaSw/oJqStvkKszSbzyaOswlioI="

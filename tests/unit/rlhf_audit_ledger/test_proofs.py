@@ -128,6 +128,12 @@ def test_bytes_shifted_between_two_hashes_are_refused() -> None:
         verify_consistency(2, ROOTS[2], 4, ROOTS[4], [b"", *consistency_proof(2, 4, HASH_AT)])
 
 
+def test_no_hashes_prove_growth_of_a_log_with_entries() -> None:
+    for old, new in ((1, 2), (3, 5), (4, 5), (199, 200)):
+        with pytest.raises(ProofError):
+            verify_consistency(old, ROOTS[old], new, ROOTS[new], [])
+
+
 def test_the_empty_log_has_one_root_and_no_entry() -> None:
     verify_consistency(0, EMPTY_ROOT, 0, EMPTY_ROOT, [])
     verify_consistency(0, EMPTY_ROOT, 5, ROOTS[5], [])
