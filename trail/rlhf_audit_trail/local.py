@@ -26,7 +26,7 @@ from rlhf_audit_producers.recorder import Epoch, LaneView
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Disk, RealDisk
-from rlhf_audit_stores.durable import AlreadyStoredError, FolderLock, create_file_durably
+from rlhf_audit_stores.durable import AlreadyStoredError, FolderLock, create_file_durably, make_folders_durably
 from rlhf_audit_stores.keys import TrailKeys, create_keys, load_keys, write_public_keys
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
@@ -66,10 +66,9 @@ class LocalTrail:
         self.windows_stored = 0
 
     def __enter__(self) -> LocalTrail:
-        self._disk.mkdir(self.directory)
-        self._disk.mkdir(self._spool)
+        make_folders_durably(self._disk, self._spool)
         self._lock = FolderLock(self._spool)
-        self._lock.__enter__()
+        self._lock.acquire()
         try:
             self._open()
         except BaseException:
@@ -87,7 +86,7 @@ class LocalTrail:
         for part in self._parts.values():
             part.close()
         self._parts.clear()
-        self._lock.__exit__(None, None, None)
+        self._lock.release()
 
     def _open(self) -> None:
         self._objects = FolderStore(self.directory / "objects", self._disk)
@@ -99,7 +98,7 @@ class LocalTrail:
         self.ledger = self._load_or_found()
         self._sequencer.open(self.ledger.genesis.log_key, self.ledger.global_origin)
         self._check_keys()
-        write_public_keys(self.directory / "keys", self.ledger.public_key_lines())
+        write_public_keys(self.directory / "keys", self.ledger.public_key_lines(), self._disk)
         for stream, partitions in self.ledger.genesis.partition_counts.items():
             for number in range(partitions):
                 if self._disk.exists(self._partition_folder(stream, number)):
@@ -205,7 +204,7 @@ class LocalTrail:
         self._touched.add((stream, partition))
         if part.append(list(values), self._clock_us()) >= MAX_WINDOW_BYTES:
             self._run(part)
-            if part.needs_close:
+            if part.needs_tick:
                 self._tick(part, flush=True)
                 self._run(part)
 
@@ -224,11 +223,11 @@ class LocalTrail:
         for key in sorted(self._parts):
             part = self._parts[key]
             self._run(part)
-            if part.needs_close:
+            if part.needs_tick:
                 self._tick(part, flush=True)
                 self._run(part)
         self._touched.clear()
-        self._publish()
+        self._publish(is_drained=True)
 
     def _run(self, part: LocalPartition) -> None:
         for stored in part.work():
@@ -249,12 +248,12 @@ class LocalTrail:
             self._tick(part, flush=False)
             self._run(part)
 
-    def _publish(self) -> None:
+    def _publish(self, *, is_drained: bool = False) -> None:
         if self._unpublished:
             self._sequencer.publish(self._unpublished, self._keys.log, self.ledger.global_origin)
             self._unpublished = []
             for part in self._parts.values():
-                part.drop_stored()
+                part.drop_stored(is_drained=is_drained)
         self._published_at = time.monotonic()
 
     @property
@@ -279,7 +278,7 @@ class LocalTrail:
     def last_epoch(self, producer: str) -> int | None:
         """Highest epoch a producer ever took here, None if it is new."""
         folder = self._epoch_folder(producer)
-        taken = [int(path.name) for path in self._disk.list_dir(folder)] if self._disk.exists(folder) else []
+        taken = [int(entry.name) for entry in self._disk.list_dir(folder) if entry.name.isdigit()] if self._disk.exists(folder) else []
         return max(taken, default=None)
 
     def _epoch_folder(self, producer: str) -> Path:

@@ -64,6 +64,7 @@ class LocalPartition:
         self._open: list[Sealed] = recovered.unstored
         self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
         self._waiting_bytes = 0
+        self._ends_with_tick = True  # what an earlier process left needs no new one
 
     @property
     def state(self) -> SealState:
@@ -72,12 +73,17 @@ class LocalPartition:
 
     def append(self, values: list[bytes], now_us: int) -> int:
         """Append source values; durable and sealed after ``work``. Returns the bytes that wait for a close."""
-        self._source.append_many(values, now_us - now_us % 1000)
+        ts_us = now_us - now_us % 1000
+        self._source.append_many(values, ts_us)
+        self._ends_with_tick = False
         self._waiting_bytes += sum(map(len, values))
         return self._waiting_bytes + self._open_bytes
 
     def tick(self, now_us: int, *, flush: bool, global_size: int, global_root: bytes) -> None:
-        """Append a tick; everything appended before it must be sealed, or its counter would not be the next one."""
+        """Append a tick; everything appended before it must be sealed, or its counter would not be the next one.
+
+        It begins a segment of its own: the last source message is kept for a restart, and a tick holds no payload.
+        """
         window_us = self.settings.stream.window_us
         ticks = self.state.ticks
         ts_us = max(now_us, ticks.number * window_us)  # a clock set back must not make the number fall
@@ -93,7 +99,10 @@ class LocalPartition:
             global_size=global_size,
             global_root=global_root,
         )
+        if flush:
+            self._source.roll()
         self.append([signed_control(ControlType.TICK, tick.encode(), self._ticker)], now_us)
+        self._ends_with_tick = True
 
     def work(self) -> Iterator[StoredWindow]:
         """Make durable, seal and store what is there; yields each window as it is stored."""
@@ -123,17 +132,22 @@ class LocalPartition:
         del self._open[:start]
         self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
 
-    def drop_stored(self) -> None:
-        """Delete what every store holds, up to the records that a restart needs: the last source message."""
+    def drop_stored(self, *, is_drained: bool) -> None:
+        """Delete what every store holds, up to the records that a restart needs: the last source message.
+
+        Whole segments only; when drained, the last ones are cut off first, so that no payload stays behind.
+        """
         if self._close is None:
             return
+        if is_drained:
+            self._sealed.roll()
         self._sealed.drop_before(self._close.m + 1)
         self._source.drop_before(self._close.next_offset - 1)
 
     @property
-    def needs_close(self) -> bool:
-        """Whether a window is open."""
-        return self.state.window is not None
+    def needs_tick(self) -> bool:
+        """Whether a window is open, or a payload is the last message of the source log."""
+        return self.state.window is not None or not self._ends_with_tick
 
     def close(self) -> None:
         """Close the files."""
