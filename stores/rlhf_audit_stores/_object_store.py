@@ -21,7 +21,7 @@ from rlhf_audit_stores.durable import TEMPORARY_PREFIX, AlreadyStoredError
 _PART = re.compile(r"[A-Za-z0-9._=-]+")
 
 
-class NotStoredError(AuditTrailError):
+class NotStoredError(AuditTrailError, LookupError):
     """The store holds no object of this name."""
 
 
