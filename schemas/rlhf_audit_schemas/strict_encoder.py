@@ -45,6 +45,8 @@ def compile_encoder(schema: Any, names: Names) -> Encoder:
         return _fixed_encoder(schema["name"], schema["size"])
     if kind == "enum":
         return _enum_encoder({symbol: zigzag(index) for index, symbol in enumerate(schema["symbols"])})
+    if kind == "array" and schema["items"] == "bytes":
+        return _encode_bytes_array
     if kind == "array":
         return _array_encoder(compile_encoder(schema["items"], names))
     if kind == "record":
@@ -68,6 +70,17 @@ def _encode_bytes(value: Any, out: list[bytes]) -> None:
     if not isinstance(value, bytes):
         raise FormatError(f"expected bytes, found {type(value).__name__}")
     out += (zigzag(len(value)), value)
+
+
+def _encode_bytes_array(value: Any, out: list[bytes]) -> None:
+    """The hot one: events of a batch, whose lengths repeat."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, bytes) for item in value):
+        raise FormatError("expected an array of bytes")
+    if value:
+        lengths = {size: zigzag(size) for size in set(map(len, value))}
+        out.append(zigzag(len(value)))
+        out += [part for item in value for part in (lengths[len(item)], item)]
+    out.append(b"\x00")
 
 
 def _encode_string(value: Any, out: list[bytes]) -> None:
