@@ -1,0 +1,264 @@
+"""Reading one file into a ledger: recognise, go on or begin, record, end.
+
+1. The file is hashed and its mapping digested; together they name the producer.
+2. If that producer ended here before, nothing is done.
+3. A new epoch is taken. If an earlier one was cut short, the rows it delivered
+   are skipped: a row's partition and order follow from the file, the mapping and
+   the routing key alone, so the first n events of a partition are the ones sealed.
+4. Every row becomes one event, one ``fault`` or one ``loss``, in file order.
+5. Lanes end and ``producer_end`` tells the counts. Returns when all is sealed.
+
+A file that changes under the reader stops it: what was read from then on belongs
+to no digest. The producer then ends with reason ``failed``, its lanes stay open.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+from rlhf_audit_ledger.batch import MAX_BATCH_BYTES
+from rlhf_audit_ledger.ed25519 import Signer
+from rlhf_audit_ledger.ids import partition_of
+from rlhf_audit_producers.batches import LIFECYCLE, EndReason, Now, ProducerSession
+from rlhf_audit_producers.ingest_report import IngestReport
+from rlhf_audit_producers.input_file import InputChangedError, InputFile, OnBytes
+from rlhf_audit_producers.layout import Sniffed, without_header
+from rlhf_audit_producers.mapping import Mapping, check, producer_id
+from rlhf_audit_producers.owner_warnings import OwnerObserver
+from rlhf_audit_producers.recorder import EventCounts, LaneView, Recorder
+from rlhf_audit_producers.records import RowFault, raw_chunks
+from rlhf_audit_producers.row_chunks import RowChunk, parse
+from rlhf_audit_producers.rows import MappedChunk, RowMapper
+from rlhf_audit_schemas.codec import Constant
+from rlhf_audit_schemas.kinds import KINDS
+
+logger = logging.getLogger(__name__)
+
+SALT_BYTES = 16
+MAX_KNOWN_ROUTES = 100_000  # annotators whose partition is remembered
+_OVERSIZE = "oversize"
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """How this process records: what every file of a run shares."""
+
+    signer: Signer | None
+    """Key of this process; None records unsigned."""
+    batch_events: int
+    software: str
+    now_us: Now
+    salt: Callable[[int], bytes]
+    """Random bytes; secure in production."""
+
+
+def row_chunks(source: InputFile, sniffed: Sniffed, on_bytes: OnBytes | None = None) -> Iterator[RowChunk]:
+    """Every row and every fault of a file, in order."""
+    layout = sniffed.layout
+    quoted = layout.delimiter.encode() if layout.quoted else None
+    header_pending = layout.format == "table"
+    for chunk in raw_chunks(source.blocks(on_bytes), quoted_delimiter=quoted):
+        if header_pending and chunk.raws:
+            chunk = without_header(chunk)
+            header_pending = False
+        yield parse(chunk, layout)
+
+
+def ingest_file(
+    source: InputFile,
+    sniffed: Sniffed,
+    mapping: Mapping,
+    recorder: Recorder,
+    recording: Recording,
+    *,
+    on_bytes: OnBytes | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> IngestReport:
+    """Ingest a file whose ``hash`` was taken. ``stop`` is asked between chunks; what was read is kept then.
+
+    Raises ConfigError if the mapping does not fit the file, InputChangedError if the file changes.
+    """
+    check(mapping, sniffed)
+    mapping_sha256 = mapping.digest(sniffed)
+    producer = producer_id(source.sha256, mapping_sha256)
+    report = IngestReport(str(source.path), producer, source.sha256.hex(), mapping_sha256.hex())
+    last_epoch = recorder.last_epoch(producer)
+    lanes = recorder.lanes_of(producer) if last_epoch is not None else []
+    if has_ended(lanes):
+        report.outcome, report.epoch = "already ingested", last_epoch
+        return report
+    delivered: EventCounts = recorder.delivered(producer) if last_epoch is not None else {}
+    epoch = recorder.take_epoch(producer)
+    report.epoch, report.continues_epoch = epoch.number, epoch.previous
+    session = ProducerSession(
+        recorder,
+        producer=producer,
+        epoch=epoch.number,
+        signer=recording.signer,
+        batch_events=recording.batch_events,
+        now_us=recording.now_us,
+        salt=recording.salt,
+    )
+    session.start(
+        software=recording.software,
+        previous_epoch=epoch.previous,
+        previous_lanes=lanes,
+        input_sha256=source.sha256,
+        mapping_sha256=mapping_sha256,
+    )
+    mapper = RowMapper(mapping, sniffed, source.sha256)
+    writer = _RowWriter(session, recorder, recording, mapper, producer, source.sha256, delivered, report)
+    observer = OwnerObserver()
+    reason: EndReason = "finished"
+    changed: InputChangedError | None = None
+    try:
+        for chunk in row_chunks(source, sniffed, on_bytes):
+            source.check_unchanged()
+            if stop():
+                reason, report.outcome = "interrupted", "interrupted"
+                break
+            mapped = mapper.map(chunk)
+            observer.observe(mapped)
+            writer.write(mapped)
+            session.beat_if_due()
+            recorder.work()
+    except InputChangedError as error:
+        reason, changed = "failed", error
+    session.end(rows=report.rows, bad_rows=report.faults, reason=reason)
+    recorder.drain()
+    if changed is not None:
+        raise changed
+    report.warnings = {name: count for name, count in mapper.warnings.items() if count}
+    report.owner = observer.summary()
+    report.annotators = len(writer.annotators) if mapping.has("annotator") else None
+    logger.info("ingest %s: producer=%s rows=%d faults=%d", report.outcome, producer, report.rows, report.faults)
+    return report
+
+
+def has_ended(lanes: Sequence[LaneView]) -> bool:
+    """Whether the last epoch said its end. Its lifecycle lane ends last of all, after everything else was durable."""
+    return any(lane.stream == LIFECYCLE and lane.ended for lane in lanes) and all(lane.ended for lane in lanes)
+
+
+class _RowWriter:
+    """Puts mapped chunks into lanes, less what earlier epochs delivered."""
+
+    def __init__(
+        self,
+        session: ProducerSession,
+        recorder: Recorder,
+        recording: Recording,
+        mapper: RowMapper,
+        producer: str,
+        input_sha256: bytes,
+        delivered: EventCounts,
+        report: IngestReport,
+    ) -> None:
+        self._session, self._recording, self._report = session, recording, report
+        self._kind, self._producer, self._input_sha256 = mapper.kind, producer, input_sha256
+        self._routing_key = recorder.routing_key
+        self._partitions = recorder.partitions[self._kind.stream]
+        self._own = partition_of(self._routing_key, producer, self._partitions)
+        self._routes: dict[str | None, int] = {None: self._own}
+        self.annotators: set[str | None] = set()
+        self._skip = {
+            partition: delivered.get((self._kind.stream, partition, self._kind.name), 0)
+            for partition in range(self._partitions)
+        }
+        self._skip_faults = sum(n for (_, _, kind), n in delivered.items() if kind == "fault")
+        self._skip_losses = sum(n for (_, _, kind), n in delivered.items() if kind == "loss")
+
+    def write(self, chunk: MappedChunk) -> None:
+        """Record every row of a chunk once."""
+        report = self._report
+        report.rows += chunk.rows
+        report.add_faults(chunk.faults)
+        self._write_faults(chunk.faults)
+        if not chunk.count:
+            return
+        events = self._encode(chunk)
+        if max(map(len, events)) > MAX_BATCH_BYTES:
+            self._write_one_by_one(chunk, events)
+            return
+        report.events[self._kind.name] += chunk.count
+        for partition, mine in self._by_partition(chunk, events):
+            known = min(self._skip[partition], len(mine))
+            self._skip[partition] -= known
+            report.already_sealed += known
+            if known < len(mine):
+                self._session.record(self._kind.stream, partition, self._kind, mine[known:] if known else mine)
+
+    def _encode(self, chunk: MappedChunk) -> list[bytes]:
+        salts = self._recording.salt(SALT_BYTES * chunk.count)
+        columns = chunk.columns
+        columns["salt"] = [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
+        columns["ts_us"] = Constant(self._recording.now_us())
+        return self._kind.codec.encode_columns(columns, chunk.count)
+
+    def _by_partition(self, chunk: MappedChunk, events: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+        if chunk.annotators is None:
+            yield self._own, events
+            return
+        routes = self._routes_of(chunk.annotators)
+        partitions = [routes[annotator] for annotator in chunk.annotators]
+        for partition in sorted(set(partitions)):
+            yield partition, list(compress(events, [each == partition for each in partitions]))
+
+    def _write_one_by_one(self, chunk: MappedChunk, events: list[bytes]) -> None:
+        """The slow way, for a chunk that holds an event too large for any batch."""
+        routes = self._routes_of(chunk.annotators or [])
+        stream, report = self._kind.stream, self._report
+        for at, event in enumerate(events):
+            partition = self._own if chunk.annotators is None else routes[chunk.annotators[at]]
+            if len(event) > MAX_BATCH_BYTES:
+                report.losses += 1
+                if self._skip_losses:
+                    self._skip_losses -= 1
+                    continue
+                self._session.lose(
+                    stream, partition, reason=_OVERSIZE, input_sha256=self._input_sha256, input_line=chunk.lines[at]
+                )
+                continue
+            report.events[self._kind.name] += 1
+            if self._skip[partition]:
+                self._skip[partition] -= 1
+                report.already_sealed += 1
+            else:
+                self._session.record(stream, partition, self._kind, [event])
+
+    def _routes_of(self, annotators: Sequence[str | None]) -> dict[str | None, int]:
+        distinct = set(annotators)
+        if len(self.annotators) < MAX_KNOWN_ROUTES:
+            self.annotators |= distinct - {None}
+        if len(self._routes) > MAX_KNOWN_ROUTES:
+            self._routes = {None: self._own}
+        for annotator in distinct:
+            if annotator is not None and annotator not in self._routes:
+                self._routes[annotator] = partition_of(self._routing_key, annotator, self._partitions)
+        return self._routes
+
+    def _write_faults(self, faults: Sequence[RowFault]) -> None:
+        known = min(self._skip_faults, len(faults))
+        self._skip_faults -= known
+        fresh = faults[known:]
+        if not fresh:
+            return
+        kind, count = KINDS["fault"], len(fresh)
+        salts = self._recording.salt(SALT_BYTES * count)
+        events = kind.codec.encode_columns(
+            {
+                "salt": [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)],
+                "ts_us": Constant(self._recording.now_us()),
+                "producer": Constant(self._producer),
+                "input_sha256": Constant(self._input_sha256),
+                "input_line": [fault.line for fault in fresh],
+                "reason": [fault.reason for fault in fresh],
+                "row_sha256": [fault.row_sha256 for fault in fresh],
+                "row_bytes": [fault.row_bytes for fault in fresh],
+            },
+            count,
+        )
+        self._session.record_lifecycle(kind, events)
