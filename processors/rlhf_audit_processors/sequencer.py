@@ -74,6 +74,11 @@ class Sequencer:
         self._checkpoint: bytes | None = None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a genesis was ever staged or published: from then on its keys are the ledger's."""
+        return self._disk.exists(self._stage_path) or self._objects.exists(_CHECKPOINT)
+
+    @property
     def size(self) -> int:
         """Entries published."""
         return self._edge.size

@@ -88,6 +88,7 @@ def ingest_file(
     last_epoch = recorder.last_epoch(producer)
     lanes = recorder.lanes_of(producer) if last_epoch is not None else []
     if has_ended(lanes):
+        recorder.drain()  # its end may be sealed and not stored yet, if the process died in between
         report.outcome, report.epoch = "already ingested", last_epoch
         return report
     delivered: EventCounts = recorder.delivered(producer) if last_epoch is not None else {}
@@ -105,7 +106,7 @@ def ingest_file(
     session.start(
         software=recording.software,
         previous_epoch=epoch.previous,
-        previous_lanes=lanes,
+        previous_lanes=[lane for lane in lanes if lane.epoch == epoch.previous],
         input_sha256=source.sha256,
         mapping_sha256=mapping_sha256,
     )
@@ -139,8 +140,9 @@ def ingest_file(
 
 
 def has_ended(lanes: Sequence[LaneView]) -> bool:
-    """Whether the last epoch said its end. Its lifecycle lane ends last of all, after everything else was durable."""
-    return any(lane.stream == LIFECYCLE and lane.ended for lane in lanes) and all(lane.ended for lane in lanes)
+    """Whether the newest epoch said its end. Its lifecycle lane ends last of all, after everything else was durable."""
+    newest = max((lane.epoch for lane in lanes), default=0)
+    return any(lane.stream == LIFECYCLE and lane.ended and lane.epoch == newest for lane in lanes)
 
 
 class _RowWriter:

@@ -10,22 +10,24 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from crash.fake_disk import PassingDisk
 from rlhf_audit_ledger.globallog import genesis_of
 from rlhf_audit_ledger.seal import Sealed, Sealer, seal_all
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_ledger.state import first_state
 from rlhf_audit_ledger.tiles import Edge, TileReader
 from rlhf_audit_sinks.evidence import EvidenceSink
-from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.keys import load_keys
 from rlhf_audit_stores.objects import FolderStore, MemoryStore
 from rlhf_audit_stores.sourcelog import SourceLog
 
 
-class KeepingDisk(RealDisk):
-    """A real disk that keeps a hard link of every source-log segment it is told to delete."""
+class KeepingDisk(PassingDisk):
+    """Keeps a copy of every source-log segment that it is told to delete."""
 
-    def __init__(self, copy: Path) -> None:
+    def __init__(self, inner: Disk, copy: Path) -> None:
+        super().__init__(inner)
         self._copy = copy
 
     def unlink(self, path: Path) -> None:
@@ -33,7 +35,7 @@ class KeepingDisk(RealDisk):
             kept = self._copy / path.parent.parent.parent.name / path.parent.parent.name / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             if not kept.exists():
-                kept.hardlink_to(path)
+                kept.write_bytes(path.read_bytes())
         super().unlink(path)
 
 

@@ -83,18 +83,20 @@ class LocalTrail:
 
     def close(self) -> None:
         """Close files and give the lock back. What is not drained is found again by the next opening."""
-        for part in self._parts.values():
-            part.close()
-        self._parts.clear()
-        self._lock.release()
+        try:
+            for part in self._parts.values():
+                part.close()
+            self._parts.clear()
+        finally:
+            self._lock.release()
 
     def _open(self) -> None:
         self._objects = FolderStore(self.directory / "objects", self._disk)
         self._vault = FolderStore(self._vault_dir, self._disk)
         for store in (self._objects, self._vault):
             store.sweep()
-        self._keys = self._load_or_create_keys()
         self._sequencer = Sequencer(self._objects, self._spool / "global.stage", self._disk)
+        self._keys = self._load_or_create_keys()
         self.ledger = self._load_or_found()
         self._sequencer.open(self.ledger.genesis.log_key, self.ledger.global_origin)
         self._check_keys()
@@ -104,12 +106,11 @@ class LocalTrail:
                 if self._disk.exists(self._partition_folder(stream, number)):
                     self._partition(stream, number)
         self._find_unpublished()
+        self.work()
 
     def _load_or_create_keys(self) -> TrailKeys:
         folder = self.directory / "keys"
-        if self._disk.exists(folder / "log.key") or self._disk.exists(self.directory / "objects" / "global"):
-            return load_keys(folder)
-        return create_keys(folder, self._disk)
+        return load_keys(folder) if self._sequencer.has_begun else create_keys(folder, self._disk)
 
     def _load_or_found(self) -> Ledger:
         ledger = existing_ledger(self._sequencer)
@@ -295,6 +296,7 @@ class LocalTrail:
 
     def delivered(self, producer: str) -> Mapping[tuple[str, int, str], int]:
         """Sealed events of a producer per (stream, partition, kind) over all epochs, from stored headers."""
+        self.drain()
         counts: dict[tuple[str, int, str], int] = {}
         for stream, number, header in self._stored_headers():
             batch = header.batch
