@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rlhf_audit_producers.owner_warnings import OwnerWarnings
 from rlhf_audit_producers.records import RowFault
+from rlhf_audit_producers.rows import WarningCode
 
 SHOWN_FAULTS = 10
 
@@ -35,7 +36,7 @@ class IngestReport:
     faults: int = 0
     first_faults: list[RowFault] = field(default_factory=list)
     losses: int = 0
-    warnings: dict[str, int] = field(default_factory=dict)
+    warnings: dict[WarningCode, int] = field(default_factory=dict)
     annotators: int | None = None
     """Distinct annotators; None if no column names any."""
     owner: OwnerWarnings | None = None

@@ -57,11 +57,13 @@ class InputFile:
         try:
             is_regular = stat.S_ISREG(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
-            raise ConfigError(f"{path}: no such file") from None
-        if not is_regular or str(path) == "-":
+            if str(path) != "-":
+                raise ConfigError(f"{path}: no such file") from None
+            is_regular = False
+        if not is_regular:
             raise ConfigError(
-                f"{path}: not a regular file; pipes and folders cannot be ingested, since a file is recognised by "
-                "the digest of all its bytes before it is read"
+                f"{path}: not a regular file; pipes, standard input and folders cannot be ingested, since a file is "
+                "recognised by the digest of all its bytes before it is read"
             )
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._known = self._fingerprint()

@@ -52,13 +52,11 @@ class MemoryRecorder:
         return self.epochs.get(producer)
 
     def lanes_of(self, producer: str) -> Sequence[LaneView]:
-        lanes: dict[tuple[str, int, int], LaneView] = {}
+        lanes: dict[tuple[str, int], LaneView] = {}
         for body in self.batches(producer):
             head = body.first_seq + len(body.events)
-            view = LaneView(body.stream, body.partition, body.epoch, head, body.final)
-            lanes[body.stream, body.partition, body.epoch] = view
-        highest = max((view.epoch for view in lanes.values()), default=0)
-        return [view for view in lanes.values() if view.epoch == highest]
+            lanes[body.stream, body.partition] = LaneView(body.stream, body.partition, body.epoch, head, body.final)
+        return list(lanes.values())
 
     def delivered(self, producer: str) -> EventCounts:
         counts: Counter[tuple[str, int, str]] = Counter()

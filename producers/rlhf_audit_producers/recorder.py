@@ -67,7 +67,7 @@ class Recorder(Protocol):
         """The highest epoch ever taken, or None if this producer was never here."""
 
     def lanes_of(self, producer: str) -> Sequence[LaneView]:
-        """Its lanes of the highest epoch that was sealed; a lane that has ended MUST stay listed, as ended."""
+        """Its newest lane in each partition, as sealed; a lane that has ended MUST stay listed, as ended."""
 
     def delivered(self, producer: str) -> EventCounts:
         """Sealed events of this producer over all its epochs; scans the stored headers, so only a restart asks."""

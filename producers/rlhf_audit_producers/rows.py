@@ -26,8 +26,8 @@ from rlhf_audit_producers.scoring import ScoreTable, one_hot_values
 from rlhf_audit_schemas.codec import Column, Constant
 from rlhf_audit_schemas.kinds import KINDS
 
-Warning_ = Literal["score_as_label", "time_without_zone", "score_not_in_table", "one_hot_unset"]
-WARNINGS: dict[Warning_, str] = {
+WarningCode = Literal["score_as_label", "time_without_zone", "score_not_in_table", "one_hot_unset"]
+WARNINGS: dict[WarningCode, str] = {
     "score_as_label": "scores are no number: score is null, the value became the label unless a label is mapped",
     "time_without_zone": "times name no zone and were taken as UTC",
     "score_not_in_table": "rows fit no rule of the score table and have score null",
@@ -64,7 +64,7 @@ class RowMapper:
     def __init__(self, mapping: Mapping, sniffed: Sniffed, input_sha256: bytes) -> None:
         self.mapping = mapping
         self.kind = KINDS[mapping.kind]
-        self.warnings: Counter[Warning_] = Counter()
+        self.warnings: Counter[WarningCode] = Counter()
         self._nulls = mapping.nulls
         self._paths = {
             column: sniffed.resolve(column, may_be_absent=mapping.missing_columns_allowed) for column in mapping.columns
