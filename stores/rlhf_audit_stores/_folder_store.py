@@ -95,7 +95,11 @@ class FolderStore:
             raise NotStoredError(f"{name}: not stored") from None
 
     def exists(self, name: str) -> bool:
-        return self._disk.exists(self._path(name))
+        try:
+            self._disk.read_range(self._path(name), 0, 0)
+        except _MISSING:
+            return False
+        return True
 
     def get_versioned(self, name: str) -> tuple[bytes, Version]:
         data = self.get(name)
