@@ -145,7 +145,7 @@ def _delimiter(path: Path, header: str, form: FormatChoice) -> str:
 
 def _is_quoted(sample: bytes, delimiter: str) -> bool:
     """Whether a tab-separated sample clearly uses quotes (rule in the module's docstring)."""
-    needed = False
+    needed = sample.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b'"')  # the header
     for chunk in raw_chunks([sample], quoted_delimiter=delimiter.encode()):
         if any(fault.row_bytes for fault in chunk.faults):
             return False
@@ -158,7 +158,7 @@ def _is_quoted(sample: bytes, delimiter: str) -> bool:
             # A writer that quotes puts every cell with a quote in quotes and doubles it: re-made, the row is the same.
             if raw.count(b'"') != sum(2 * cell.count('"') for cell in special) + 2 * _quoted_cells(raw, delimiter):
                 return False
-            needed = needed or bool(special) or raw.startswith(b'"')
+            needed = needed or bool(special)
     return needed
 
 

@@ -55,7 +55,7 @@ def raw_chunks(blocks: Iterable[bytes], *, quoted_delimiter: bytes | None = None
     chunk = RawChunk([], [], [])
     size = 0
     joiner = None if quoted_delimiter is None else _Joiner(quoted_delimiter)
-    for first_line, lines, faults in _lines(blocks):
+    for first_line, lines, faults in _lines(blocks, strip_cr=joiner is None):
         chunk.faults.extend(faults)
         if joiner is None:
             numbers = [at for at, line in enumerate(lines, first_line) if line and not line.isspace()]
@@ -90,8 +90,8 @@ def _split(chunk: RawChunk) -> tuple[RawChunk, RawChunk]:
     )
 
 
-def _lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes], list[RowFault]]]:
-    """(number of the first line, whole lines without their ends, faults among them)."""
+def _lines(blocks: Iterable[bytes], *, strip_cr: bool) -> Iterator[tuple[int, list[bytes], list[RowFault]]]:
+    """(number of the first line, whole lines without LF and perhaps without CR, faults among them)."""
     number = 1  # of the line whose beginning is in ``parts``
     parts: list[bytes] = []
     held = 0
@@ -122,7 +122,7 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes], list[Row
         if lines:
             lines[0] = b"".join(parts) + lines[0]
             parts, held = [], 0
-            if b"\r" in block or lines[0].endswith(b"\r"):
+            if strip_cr and (b"\r" in block or lines[0].endswith(b"\r")):
                 lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
             yield number, lines, []
             number += len(lines)
@@ -132,7 +132,9 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, list[bytes], list[Row
         if held > MAX_RECORD_BYTES:
             skipping = hashlib.sha256(b"".join(parts))
             parts = []
-    rest = b"".join(parts).removesuffix(b"\r")
+    rest = b"".join(parts)
+    if strip_cr:
+        rest = rest.removesuffix(b"\r")
     if damage is not None:
         digest = skipping.digest() if skipping is not None else hashlib.sha256(rest).digest()
         yield number, [], [RowFault(number, damage, digest, held if skipping is not None else len(rest))]
@@ -161,10 +163,12 @@ class _Joiner:
             if not self._open:
                 if not line or line.isspace():
                     continue
+                line = line.removesuffix(b"\r")
                 if b'"' not in line or self._whole.fullmatch(line) or not self._open_after(line, inside=False):
                     numbers.append(at)
                     raws.append(line)
                     continue
+                line = lines[at - first_line]  # a CR before a line end inside quotes belongs to the cell
                 self._open_line, self._open_bytes = at, 0
                 inside = True
             else:
@@ -173,7 +177,7 @@ class _Joiner:
             self._open_bytes += len(line) + 1
             if not inside:
                 numbers.append(self._open_line)
-                raws.append(b"\n".join(self._open))
+                raws.append(b"\n".join(self._open).removesuffix(b"\r"))
                 self._open = []
             elif self._open_bytes > MAX_RECORD_BYTES:
                 faults.extend(self.finish())
