@@ -26,7 +26,7 @@ from rlhf_audit_producers.recorder import Epoch, LaneView
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Disk, RealDisk
-from rlhf_audit_stores.durable import AlreadyStoredError, FolderLock, create_file_durably, make_folders_durably
+from rlhf_audit_stores.durable import AlreadyStoredError, FolderLock, create_file_durably, make_folders_durably, sweep
 from rlhf_audit_stores.keys import TrailKeys, create_keys, load_keys, write_public_keys
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
@@ -92,9 +92,12 @@ class LocalTrail:
 
     def _open(self) -> None:
         self._objects = FolderStore(self.directory / "objects", self._disk)
-        self._vault = FolderStore(self._vault_dir, self._disk)
+        self._vault = FolderStore(self._vault_dir, self._disk, mode=0o600)
         for store in (self._objects, self._vault):
             store.sweep()
+        for folder in (self._spool, self.directory / "keys"):
+            if self._disk.exists(folder):
+                sweep(self._disk, folder)
         self._sequencer = Sequencer(self._objects, self._spool / "global.stage", self._disk)
         self._keys = self._load_or_create_keys()
         self.ledger = self._load_or_found()
