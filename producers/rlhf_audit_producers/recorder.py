@@ -12,13 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlhf_audit_stores.epochs import Epoch
 
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """An epoch that was taken, and the one this producer used here before."""
-
-    number: int
-    previous: int | None
+__all__ = ["Epoch", "EventCounts", "LaneView", "Recorder"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,12 @@ class Segment:
         expected, position = self.first_offset, HEAD_BYTES
         if at := bisect_right(self.index, offset, key=lambda entry: entry[0]):
             expected, position = self.index[at - 1]
+        for item in self.records_at(expected, position, limit):
+            if isinstance(item, Damage) or item.offset >= offset:
+                yield item
+
+    def records_at(self, expected: int, position: int, limit: int | None = None) -> Iterator[Record | Damage]:
+        """``records`` from the record ``expected``, whose header stands at ``position``."""
         buffer, start = b"", position
         while limit is None or position < limit:
             at = position - start
@@ -127,8 +133,7 @@ class Segment:
                 yield Damage(position, expected, "the checksum of a record does not hold")
                 return
             self.note(expected, position)
-            if expected >= offset:
-                yield Record(expected, durable, position, payload)
+            yield Record(expected, durable, position, payload)
             expected += 1
             position += RECORD_HEAD_BYTES + length
 

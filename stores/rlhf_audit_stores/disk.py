@@ -12,11 +12,13 @@ as a process and need not survive (``durable.FolderLock``).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,7 @@ from rlhf_audit_schemas.errors import TransportError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PRIVATE_FOLDER = 0o700
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 
 
 class DiskFullError(TransportError):
@@ -64,6 +67,12 @@ class Disk(Protocol):
 
     def sync(self, handle: Handle) -> None:
         """MUST return only when the file's bytes and size are durable."""
+
+    def reserve(self, handle: Handle, size: int) -> None:
+        """Make sure that writing up to ``size`` bytes finds space; what is visible stays as it is.
+
+        Raises DiskFullError; does nothing on file systems that cannot.
+        """
 
     def close(self, handle: Handle) -> None:
         """Close without syncing."""
@@ -122,6 +131,10 @@ class RealDisk:
         with _naming_full_disks(handle.path):
             os.fdatasync(handle.fd)
 
+    def reserve(self, handle: Handle, size: int) -> None:
+        with _naming_full_disks(handle.path):
+            _fallocate(handle.fd, size)
+
     def close(self, handle: Handle) -> None:
         with _naming_full_disks(handle.path):  # network file systems report a full disk here
             os.close(handle.fd)
@@ -178,6 +191,22 @@ class RealDisk:
 
     def size(self, path: Path) -> int:
         return os.stat(path, follow_symlinks=False).st_size
+
+
+def _fallocate(fd: int, size: int) -> None:
+    """fallocate(2) with KEEP_SIZE, which ``os`` does not have: its ``posix_fallocate`` makes the file longer."""
+    call = getattr(_libc(), "fallocate", None)
+    if call is None:
+        return
+    if call(fd, _KEEP_SIZE, ctypes.c_longlong(0), ctypes.c_longlong(size)) != 0:
+        number = ctypes.get_errno()
+        if number in _FULL:
+            raise OSError(number, os.strerror(number))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager

@@ -43,12 +43,13 @@ from rlhf_audit_stores._segment import (
     new_head,
     pack_record,
 )
-from rlhf_audit_stores.disk import Disk, Handle, RealDisk
+from rlhf_audit_stores.disk import Disk, DiskFullError, Handle, RealDisk
 from rlhf_audit_stores.durable import create_file_durably, make_folders_durably, sweep
 
 __all__ = ["MAX_SEGMENT_BYTES", "BrokenLogError", "DamagedLogError", "RecordLog"]
 
 MAX_SEGMENT_BYTES = 64 << 20  # small enough to scan at every start, large enough that syncing a new name costs nothing
+_RESERVE_STEP_BYTES = 1 << 20  # one call for many appends
 _NAME = re.compile(r"([0-9]{20})\.log")
 
 
@@ -69,6 +70,7 @@ class RecordLog:
         self._next = self._durable = segments[-1].first_offset
         self._size = self._durable_size = HEAD_BYTES
         self._is_broken = False
+        self._reserved = 0
 
     @classmethod
     def open(
@@ -86,9 +88,9 @@ class RecordLog:
         disk = RealDisk() if disk is None else disk
         make_folders_durably(disk, folder)
         sweep(disk, folder)
-        firsts = sorted(int(match[1]) for entry in disk.list_dir(folder) if (match := _NAME.fullmatch(entry.name)))
+        firsts = segment_offsets(disk, folder)
         if firsts:
-            segments = [Segment.open(disk, _segment_path(folder, first), first) for first in firsts]
+            segments = [Segment.open(disk, segment_path(folder, first), first) for first in firsts]
         else:
             segments = [_create_segment(disk, folder, first_offset)]
         log = cls(folder, disk, segments, max_segment_bytes)
@@ -124,14 +126,15 @@ class RecordLog:
         """Offset below which everything is durable."""
         return self._durable
 
-    def append(self, payloads: Sequence[bytes]) -> range:
+    def append(self, payloads: Sequence[bytes], *, may_roll: bool = True) -> range:
         """Append in order, in one write; durable only after ``sync``. Returns their offsets.
 
+        Without ``may_roll`` a full segment grows on: a new one may not fit the disk where ``reserve`` made room here.
         After DiskFullError or another error none of them is in the log, and the log stays usable.
         """
         self._check_usable()
-        added = sum(map(len, payloads)) + RECORD_HEAD_BYTES * len(payloads)
-        if self._size > HEAD_BYTES and self._size + added > self._max_segment_bytes:
+        added = record_bytes(payloads)
+        if may_roll and self._size > HEAD_BYTES and self._size + added > self._max_segment_bytes:
             self.roll()
         segment, position = self._segments[-1], self._size
         parts: list[bytes] = []
@@ -143,6 +146,20 @@ class RecordLog:
         offsets = range(self._next, self._next + len(payloads))
         self._next, self._size = offsets.stop, position
         return offsets
+
+    def reserve(self, more_bytes: int) -> None:
+        """Make sure that the current segment may grow by so much. Raises DiskFullError; then nothing has changed."""
+        self._check_usable()
+        wanted = self._size + more_bytes
+        if wanted <= self._reserved:
+            return
+        handle = self._opened()
+        try:
+            self._disk.reserve(handle, wanted + _RESERVE_STEP_BYTES)
+            wanted += _RESERVE_STEP_BYTES
+        except DiskFullError:
+            self._disk.reserve(handle, wanted)
+        self._reserved = wanted
 
     def _write(self, data: bytes) -> None:
         self._is_broken = True  # until the file is known to hold all of it, or none
@@ -201,9 +218,13 @@ class RecordLog:
         self.sync()
         self._begin_segment(self._next)
 
+    def drops_before(self, offset: int) -> bool:
+        """Whether ``drop_before`` would delete anything."""
+        return len(self._segments) > 1 and self._segments[1].first_offset <= offset
+
     def drop_before(self, offset: int) -> None:
         """Delete the segments that lie wholly below ``offset``, oldest first; never the last one."""
-        while len(self._segments) > 1 and self._segments[1].first_offset <= offset:
+        while self.drops_before(offset):
             self._disk.unlink(self._segments[0].path)
             self._disk.sync_dir(self._folder)  # one by one, or a power cut may leave a hole between two segments
             del self._segments[0]
@@ -231,8 +252,11 @@ class RecordLog:
     def _begin_segment(self, first_offset: int) -> None:
         segment = _create_segment(self._disk, self._folder, first_offset)
         handle = self._disk.open_append(segment.path)
+        if self._reserved > self._size and self._segments:
+            self._disk.truncate(self._segments[-1].path, self._size)  # gives back what was reserved behind its end
         self.close()
         self._handle = handle
+        self._reserved = 0
         self._segments.append(segment)
         self._size = self._durable_size = HEAD_BYTES
 
@@ -247,12 +271,22 @@ class RecordLog:
         return self._handle
 
 
-def _segment_path(folder: Path, first_offset: int) -> Path:
+def record_bytes(payloads: Sequence[bytes]) -> int:
+    """Bytes that these records take in a log."""
+    return sum(map(len, payloads)) + RECORD_HEAD_BYTES * len(payloads)
+
+
+def segment_offsets(disk: Disk, folder: Path) -> list[int]:
+    """First offsets of the segments in a folder, ascending."""
+    return sorted(int(match[1]) for entry in disk.list_dir(folder) if (match := _NAME.fullmatch(entry.name)))
+
+
+def segment_path(folder: Path, first_offset: int) -> Path:
     return folder / f"{first_offset:020d}.log"
 
 
 def _create_segment(disk: Disk, folder: Path, first_offset: int) -> Segment:
     mark = bytes(1 + secrets.randbelow(255) for _ in range(MARK_BYTES))  # no zeros: they mean a lost sector
-    path = _segment_path(folder, first_offset)
+    path = segment_path(folder, first_offset)
     create_file_durably(disk, path, new_head(first_offset, mark))
     return Segment(disk, path, first_offset, mark)

@@ -48,6 +48,9 @@ class PassingDisk:
     def sync(self, handle: Handle) -> None:
         self.effect("sync", handle.path, lambda: self.inner.sync(handle))
 
+    def reserve(self, handle: Handle, size: int) -> None:
+        self.effect("reserve", handle.path, lambda: self.inner.reserve(handle, size))
+
     def close(self, handle: Handle) -> None:
         self.effect("close", handle.path, lambda: self.inner.close(handle))
 
@@ -168,18 +171,29 @@ class FullDisk(PassingDisk):
     def __init__(self, inner: Disk, *, after_bytes: int) -> None:
         super().__init__(inner)
         self._free = after_bytes
+        self._reserved: dict[Path, int] = {}
 
     def free(self, more_bytes: int) -> None:
         """Somebody made space."""
         self._free += more_bytes
 
     def write(self, handle: Handle, data: bytes) -> None:
-        fits = data[: self._free]
-        self._free -= len(fits)
+        size = self.inner.size(handle.path)
+        reserved = max(0, self._reserved.get(handle.path, 0) - size)
+        fits = data[: self._free + reserved]
+        self._free -= max(0, len(fits) - reserved)
         if fits:
             self.inner.write(handle, fits)
         if len(fits) < len(data):
             raise DiskFullError(handle.path)
+
+    def reserve(self, handle: Handle, size: int) -> None:
+        more = size - max(self._reserved.get(handle.path, 0), self.inner.size(handle.path))
+        if more > self._free:
+            raise DiskFullError(handle.path)
+        if more > 0:
+            self._free -= more
+            self._reserved[handle.path] = size
 
 
 @dataclass(eq=False, slots=True)
@@ -303,6 +317,9 @@ class VolatileDisk:
         path = self._find(file, self._tree, self._root)
         if path is not None:
             file.synced = path.read_bytes()
+
+    def reserve(self, handle: Handle, size: int) -> None:
+        pass
 
     def close(self, handle: Handle) -> None:
         self._disk.close(handle)

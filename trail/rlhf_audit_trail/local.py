@@ -9,24 +9,23 @@ it resumes from its own output with identical bytes and nothing twice.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from rlhf_audit_ledger.header import SealHeader
-from rlhf_audit_ledger.ids import MAX_EPOCH
 from rlhf_audit_ledger.objects import SEGMENT, parse_segment_name, segment_name
 from rlhf_audit_ledger.seal import Sealer
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_processors.sequencer import Sequencer
-from rlhf_audit_producers.recorder import Epoch, LaneView
+from rlhf_audit_producers.recorder import LaneView
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Disk, RealDisk
-from rlhf_audit_stores.durable import AlreadyStoredError, FolderLock, create_file_durably, make_folders_durably, sweep
+from rlhf_audit_stores.durable import FolderLock, make_folders_durably, sweep
+from rlhf_audit_stores.epochs import Epoch, last_epoch, take_epoch
 from rlhf_audit_stores.keys import TrailKeys, create_keys, load_keys, write_public_keys
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
@@ -267,26 +266,11 @@ class LocalTrail:
 
     def take_epoch(self, producer: str) -> Epoch:
         """Take the next epoch of a producer exclusively on disk: no two processes ever write one lane."""
-        last = self.last_epoch(producer)
-        number = 0 if last is None else last + 1
-        folder = self._epoch_folder(producer)
-        while number <= MAX_EPOCH:
-            try:
-                create_file_durably(self._disk, folder / f"{number:010d}", producer.encode("utf-8"))
-            except AlreadyStoredError:
-                number += 1
-                continue
-            return Epoch(number, last)
-        raise ConfigError(f"producer {producer} has used up its epochs")
+        return take_epoch(self._disk, self._spool, producer)
 
     def last_epoch(self, producer: str) -> int | None:
         """Highest epoch a producer ever took here, None if it is new."""
-        folder = self._epoch_folder(producer)
-        taken = [int(entry.name) for entry in self._disk.list_dir(folder) if entry.name.isdigit()] if self._disk.exists(folder) else []
-        return max(taken, default=None)
-
-    def _epoch_folder(self, producer: str) -> Path:
-        return self._spool / "epochs" / hashlib.sha256(producer.encode("utf-8")).hexdigest()[:32]
+        return last_epoch(self._disk, self._spool, producer)
 
     def lanes_of(self, producer: str) -> Sequence[LaneView]:
         """Newest lane of a producer in every partition, as sealed so far."""
