@@ -51,11 +51,17 @@ class Lane:
         self._kind: Kind | None = None
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
+        self._gaps, self._gap_open, self._written = 0, False, 0
 
     @property
     def head(self) -> int:
         """Number of the next event that is put in."""
         return self._next_seq + len(self._waiting)
+
+    @property
+    def written(self) -> int:
+        """Number after the last event that went into a batch."""
+        return self._written
 
     def put(self, kind: Kind, events: Sequence[bytes]) -> None:
         """Number these events, in order. None of them may be larger than ``MAX_BATCH_BYTES``."""
@@ -69,9 +75,33 @@ class Lane:
 
     def skip_number(self) -> int:
         """Use up one number for an event that is dropped on purpose, and return it."""
+        return self.skip(1)
+
+    def skip(self, count: int) -> int:
+        """Use up the next ``count`` numbers for events that are dropped on purpose, and return the first."""
         self.cut()
-        self._next_seq += 1
-        return self._next_seq - 1
+        self._next_seq += count
+        self._gap_open = True
+        return self._next_seq - count
+
+    def drop_waiting(self) -> tuple[int, int]:
+        """Drop what waits and use up its numbers: (first, count)."""
+        first, count = self._next_seq, len(self._waiting)
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._next_seq += count
+        self._gap_open = self._gap_open or count > 0
+        return first, count
+
+    @property
+    def waiting(self) -> int:
+        """Events that are numbered and not yet in a batch."""
+        return len(self._waiting)
+
+    @property
+    def gaps(self) -> int:
+        """Runs of numbers that were used up, each a gap in the sealed lane."""
+        return self._gaps + self._gap_open
 
     def cut(self) -> None:
         """Hand everything to the recorder."""
@@ -98,7 +128,7 @@ class Lane:
         size = self._batch_size()
         events = self._waiting[:size]
         kind = self._kind or KINDS["annotation"]
-        opens = self._previous == NO_BATCH and self._signer is not None
+        opens = self._next_seq == 0 and self._signer is not None  # behind lost numbers producer_start tells the key
         body = BatchBody(
             ledger_id=self._recorder.ledger_id,
             producer=self.producer,
@@ -117,7 +147,9 @@ class Lane:
         encoded = encode_batch(body, self._signer)
         self._recorder.append(self.stream, self.partition, [encoded.value])
         self._previous = encoded.digest
+        self._gaps, self._gap_open = self.gaps, False
         self._next_seq += size
+        self._written = self._next_seq
         del self._waiting[:size]
         self._waiting_bytes -= sum(map(len, events))
 
@@ -153,16 +185,18 @@ class ProducerSession:
         software: str,
         previous_epoch: int | None,
         previous_lanes: Sequence[LaneView],
-        input_sha256: bytes,
-        mapping_sha256: bytes,
+        input_sha256: bytes | None = None,
+        mapping_sha256: bytes | None = None,
+        purpose: str = "ingest",
+        run_id: str | None = None,
     ) -> None:
         """Say who records from here on, under which key, and what this producer had said before."""
         self._say(
             "producer_start",
             public_key=None if self._signer is None else self._signer.public_key,
             software=software,
-            purpose="ingest",
-            run_id=None,
+            purpose=purpose,
+            run_id=run_id,
             previous_epoch=previous_epoch,
             previous_lanes=[_head(view.stream, view.partition, view.next_seq) for view in previous_lanes],
             input_sha256=input_sha256,
@@ -181,16 +215,49 @@ class ProducerSession:
         self, stream: str, partition: int, *, reason: str, input_sha256: bytes | None, input_line: int | None
     ) -> None:
         """Use up one number of a lane and declare it."""
+        first = self._lane(stream, partition).skip_number()
+        self.declare_loss(stream, partition, first, 1, reason, input_sha256=input_sha256, input_line=input_line)
+
+    def declare_loss(
+        self,
+        stream: str,
+        partition: int,
+        first_seq: int,
+        count: int,
+        reason: str,
+        *,
+        input_sha256: bytes | None = None,
+        input_line: int | None = None,
+    ) -> None:
+        """Say that these numbers of a lane were used up by events that are gone."""
         self._say(
             "loss",
             stream=stream,
             partition=partition,
-            first_seq=self._lane(stream, partition).skip_number(),
-            count=1,
+            first_seq=first_seq,
+            count=count,
             reason=reason,
             input_sha256=input_sha256,
             input_line=input_line,
         )
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """Record an event of the producer's own, in its lifecycle lane."""
+        self._say(kind, **fields)
+
+    def lane(self, stream: str, partition: int) -> Lane:
+        """A lane of this producer, made if it is new."""
+        return self._lane(stream, partition)
+
+    @property
+    def lanes(self) -> Mapping[tuple[str, int], Lane]:
+        """All lanes so far, by stream and partition."""
+        return self._lanes
+
+    @property
+    def lifecycle(self) -> Lane:
+        """The producer's own lane, in which it speaks about itself."""
+        return self._lifecycle
 
     def beat_if_due(self) -> None:
         """Every 30 s say how far each lane has come; only what is durable by then is claimed."""
@@ -207,22 +274,23 @@ class ProducerSession:
         for lane in self._lanes.values():
             lane.cut()
 
-    def end(self, *, rows: int, bad_rows: int, reason: EndReason) -> None:
+    def end(self, *, rows: int, bad_rows: int, reason: EndReason, is_final: bool | None = None) -> None:
         """Say how far every lane has come, last of all and in the producer's own lane.
 
-        Lanes end (``final``) only when finished; otherwise they stay open for
-        the next epoch to supersede. Data lanes are durable before the end is
+        Lanes end (``final``) when finished, or as ``is_final`` says; otherwise
+        they stay open for the next epoch to supersede. Data lanes are durable before the end is
         said: a lifecycle lane that has ended proves that nothing is missing.
         """
+        ends = reason == "finished" if is_final is None else is_final
         others = [lane for lane in self._lanes.values() if lane is not self._lifecycle]
         for lane in others:
-            if reason == "finished":
+            if ends:
                 lane.finish()
             else:
                 lane.cut()
         self._recorder.work()
         self._say("producer_end", lanes=self._heads(), rows=rows, bad_rows=bad_rows, reason=reason)
-        if reason == "finished":
+        if ends:
             self._lifecycle.finish()
         else:
             self._lifecycle.cut()
