@@ -93,7 +93,7 @@ class Spool:
         return self._writer.is_full
 
     def start(self, *, wait_s: float = 0.0) -> bool:
-        """Begin to write, if that has not happened; with ``wait_s`` wait for the first turn. Returns whether it is open."""
+        """Begin to write, if that has not happened, and wait for so long. Returns whether the spool is open."""
         if not self._is_started():
             with self._guard:
                 if not self._is_started() and not self._is_closed:
@@ -138,7 +138,7 @@ class Spool:
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                logger.error("spool of %s did not end within %.0f s: the ledger will call it lost", self.producer, timeout_s)
+                logger.error("spool of %s did not end within %.0f s: it will be called lost", self.producer, timeout_s)
 
     def _run(self) -> None:
         try:

@@ -4,7 +4,7 @@
 
     spool/producers/<producer, hashed>/lock       held (flock) as long as the producer lives
                                       /name       its id
-                                      /heads      last known heads of an epoch whose records are stored and deleted
+                                      /heads      the last epoch that was taken to its end, with the heads of its lanes
                                       /<epoch>/   record log: one record = one batch
 
     record = u8 1 | u8 length | stream | u32 partition | source value
@@ -165,9 +165,20 @@ def producers(disk: Disk, spool: Path) -> Iterator[tuple[Path, list[SpoolRef]]]:
 
 
 def write_heads(disk: Disk, folder: Path, epoch: int, lanes: Sequence[LaneView]) -> None:
-    """Keep the heads of an epoch whose records are about to be deleted."""
+    """Note that an epoch, and each before it, was taken to its end; its records may be deleted from then on."""
     rows = [[lane.stream, lane.partition, lane.next_seq, lane.ended] for lane in lanes]
     replace_file_durably(disk, folder / _HEADS, json.dumps({"epoch": epoch, "lanes": rows}).encode("ascii"))
+
+
+def done_epoch(disk: Disk, folder: Path) -> int:
+    """Highest epoch of a producer that was taken to its end, -1 if none was."""
+    path = folder / _HEADS
+    if not disk.exists(path):
+        return -1
+    try:
+        return int(json.loads(disk.read(path))["epoch"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(f"{path}: not the heads of an epoch") from error
 
 
 def read_heads(disk: Disk, folder: Path, epoch: int | None) -> list[LaneView]:

@@ -132,7 +132,10 @@ class SpoolQueue:
         last.counts.update(self._places(item))
 
 
-def _split(item: Submission | Lost, streams: frozenset[str]) -> tuple[Submission | Lost | None, Submission | Lost | None]:
+Item = Submission | Lost
+
+
+def _split(item: Item, streams: frozenset[str]) -> tuple[Item | None, Item | None]:
     """What of an item is of these streams, and what is not."""
     if isinstance(item, Submission):
         return (item, None) if item.kind.stream in streams else (None, item)

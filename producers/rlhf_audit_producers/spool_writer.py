@@ -359,7 +359,7 @@ class SpoolWriter:
         self._queue.reason = "spool_full"
 
     def close(self, reason: EndReason) -> None:
-        """Write what is left, say the end, let the name go; without room, declare what was lost and end in the reserve."""
+        """Write what is left, say the end, let the name go; without room, declare what was lost, in the reserve."""
         try:
             self.turn()
             if self.is_full or self._held:

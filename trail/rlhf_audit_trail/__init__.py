@@ -12,13 +12,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rlhf_audit_trail.recording import AuditableRLHF, AuditTrail
     from rlhf_audit_trail.settings import Settings, load_settings
 
 __version__ = "0.1.0"
-__all__ = ["Settings", "__version__", "load_settings"]
+__all__ = ["AuditTrail", "AuditableRLHF", "Settings", "__version__", "load_settings"]
 
 # PEP 562: public name -> module that defines it, imported at first use.
 _EXPORTS = {
+    "AuditTrail": "rlhf_audit_trail.recording",
+    "AuditableRLHF": "rlhf_audit_trail.recording",
     "Settings": "rlhf_audit_trail.settings",
     "load_settings": "rlhf_audit_trail.settings",
 }

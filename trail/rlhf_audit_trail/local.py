@@ -21,15 +21,17 @@ from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_producers.recorder import LaneView
-from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import FolderLock, make_folders_durably, sweep
 from rlhf_audit_stores.epochs import Epoch, last_epoch, take_epoch
 from rlhf_audit_stores.keys import TrailKeys, create_keys, load_keys, write_public_keys
 from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_stores.sourcelog import Origin
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
 from rlhf_audit_trail.partition import MAX_WINDOW_BYTES, LocalPartition
+from rlhf_audit_trail.window_sinks import WindowSink
 
 _PUBLISH_EVERY_S = 1.0  # closes that wait are published together, at most once a second
 
@@ -50,7 +52,9 @@ class LocalTrail:
         vault_dir: Path | None = None,
         disk: Disk | None = None,
         clock_us: Callable[[], int] = _now_us,
+        sinks: Sequence[WindowSink] = (),
     ) -> None:
+        self._sinks = sinks
         self.directory = directory
         self._disk = RealDisk() if disk is None else disk
         self._clock_us = clock_us
@@ -203,9 +207,15 @@ class LocalTrail:
 
     def append(self, stream: str, partition: int, values: Sequence[bytes]) -> None:
         """Append source values in order; durable, sealed and stored as far as windows close after ``work``."""
+        self.take(stream, partition, values, None)
+
+    def take(
+        self, stream: str, partition: int, values: Sequence[bytes], origins: Sequence[Origin] | None
+    ) -> None:
+        """``append``; ``origins`` say from which records of which spool the values come."""
         part = self._partition(stream, partition)
         self._touched.add((stream, partition))
-        if part.append(list(values), self._clock_us()) >= MAX_WINDOW_BYTES:
+        if part.append(list(values), self._clock_us(), origins) >= MAX_WINDOW_BYTES:
             self._run(part)
             if part.needs_tick:
                 self._tick(part, flush=True)
@@ -221,6 +231,24 @@ class LocalTrail:
         if time.monotonic() - self._published_at >= _PUBLISH_EVERY_S:
             self._publish()
 
+    def work_on_idle(self) -> None:
+        """Close the windows whose time is over, published at most once a second: call it several times a second."""
+        for key in sorted(self._parts):
+            self._tick_if_due(self._parts[key])
+        if self._unpublished and time.monotonic() - self._published_at >= _PUBLISH_EVERY_S:
+            self._publish()
+
+    def part(self, stream: str, partition: int) -> LocalPartition:
+        """One partition, opened if need be. Raises FormatError if the genesis has no such one."""
+        if not 0 <= partition < self.partitions.get(stream, 0):
+            raise FormatError(f"{stream}/{partition}: no such partition")
+        return self._partition(stream, partition)
+
+    def forget_spool(self, log: bytes) -> None:
+        """A spool is stored and deleted."""
+        for part in self._parts.values():
+            part.forget(log)
+
     def drain(self) -> None:
         """Close every open window; when it returns, all is sealed, stored and in the global log."""
         for key in sorted(self._parts):
@@ -233,9 +261,11 @@ class LocalTrail:
         self._publish(is_drained=True)
 
     def _run(self, part: LocalPartition) -> None:
-        for stored in part.work():
-            self._unpublished.append(stored.checkpoint)
+        for window in part.work():
+            self._unpublished.append(window.checkpoint)
             self.windows_stored += 1
+            for sink in self._sinks:
+                sink.store(window)
 
     def _tick(self, part: LocalPartition, *, flush: bool) -> None:
         part.tick(

@@ -11,22 +11,35 @@ the order that makes an acknowledgement mean durable.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.control import ControlType, Tick, signed_control
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.seal import Sealed, Sealer
+from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import SealState
 from rlhf_audit_processors.recovery import recover
 from rlhf_audit_processors.seal_loop import SealLoop
-from rlhf_audit_sinks.evidence import EvidenceSink, StoredWindow
+from rlhf_audit_sinks.evidence import EvidenceSink
 from rlhf_audit_stores.disk import Disk
 from rlhf_audit_stores.objects import ObjectStore
 from rlhf_audit_stores.sealedlog import SealedLog
-from rlhf_audit_stores.sourcelog import SourceLog
+from rlhf_audit_stores.sourcelog import Origin, SourceLog
 
 MAX_WINDOW_BYTES = 64 * 1024 * 1024  # of source values held for one window; a flush tick closes it before memory grows
+
+
+@dataclass(frozen=True, slots=True)
+class SealedWindow:
+    """A window whose evidence is durable: everything sealed in it, in order; the last record closes it."""
+
+    settings: PartitionSettings
+    sealed: Sequence[Sealed]
+    close: Close
+    checkpoint: bytes
 
 
 class LocalPartition:
@@ -71,10 +84,10 @@ class LocalPartition:
         """State after the last sealed message."""
         return self._loop.state
 
-    def append(self, values: list[bytes], now_us: int) -> int:
+    def append(self, values: list[bytes], now_us: int, origins: Sequence[Origin] | None = None) -> int:
         """Append source values; durable and sealed after ``work``. Returns the bytes that wait for a close."""
         ts_us = now_us - now_us % 1000
-        self._source.append_many(values, ts_us)
+        self._source.append_many(values, ts_us, origins)
         self._ends_with_tick = False
         self._waiting_bytes += sum(map(len, values))
         return self._waiting_bytes + self._open_bytes
@@ -104,7 +117,25 @@ class LocalPartition:
         self.append([signed_control(ControlType.TICK, tick.encode(), self._ticker)], now_us)
         self._ends_with_tick = True
 
-    def work(self) -> Iterator[StoredWindow]:
+    @property
+    def next_source_offset(self) -> int:
+        """Offset that the next source value will get."""
+        return self._source.next_offset
+
+    @property
+    def stored_source_offset(self) -> int:
+        """Offset below which every source value is stored as evidence."""
+        return 0 if self._close is None else self._close.next_offset
+
+    def taken(self, log: bytes) -> int:
+        """Offset of the first record of a spool that was not taken into this partition."""
+        return self._source.taken(log)
+
+    def forget(self, log: bytes) -> None:
+        """A spool exists no more."""
+        self._source.forget([log])
+
+    def work(self) -> Iterator[SealedWindow]:
         """Make durable, seal and store what is there; yields each window as it is stored."""
         self._source.sync()
         self._waiting_bytes = 0
@@ -116,7 +147,7 @@ class LocalPartition:
                 yield from self._store_closed()
         self._sealed.sync()
 
-    def _store_closed(self) -> Iterator[StoredWindow]:
+    def _store_closed(self) -> Iterator[SealedWindow]:
         """Store the windows that are closed; more than one waits only after a restart."""
         ends = [index for index, sealed in enumerate(self._open) if sealed.close is not None]
         if not ends:
@@ -124,11 +155,12 @@ class LocalPartition:
         self._sealed.sync()
         start = 0
         for end in ends:
-            stored = self._sink.store(self._open[start : end + 1])
+            window = self._open[start : end + 1]
+            stored = self._sink.store(window)
             start = end + 1
             self.published_size = stored.close.size
             self._close = stored.close
-            yield stored
+            yield SealedWindow(self.settings, window, stored.close, stored.checkpoint)
         del self._open[:start]
         self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
 

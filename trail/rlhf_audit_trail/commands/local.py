@@ -1,0 +1,58 @@
+"""``rlhf-audit local``: the one-process runtime, in the foreground or started by a training.
+
+Seals and stores what training processes record into the trail's spools. One per
+directory; killed and started again it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
+
+HELP = "seal and store what training processes record, until told to stop"
+EXAMPLES = """\
+rlhf-audit local my-trail                  until Ctrl-C; what was recorded is sealed then
+rlhf-audit local my-trail --until-idle     until the last training process has gone (trainings start this by themselves)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="trail (default %(default)s)"
+    )
+    parser.add_argument("--until-idle", action="store_true", help="end when nobody records any more")
+    add_setting_flags(parser, "log_name", "window_seconds")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.runtime import run_runtime
+
+    settings = settings_of(args, args.directory)
+    signals: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+
+    def open_trail() -> LocalTrail:
+        return LocalTrail(
+            args.directory,
+            log_name=settings.log_name,
+            window_seconds=settings.window_seconds,
+            vault_dir=settings.vault_dir,
+        )
+
+    ran = run_runtime(args.directory, open_trail, until_idle=args.until_idle, should_stop=lambda: bool(signals))
+    if not ran:
+        print(f"another runtime holds {args.directory}: nothing to do", file=sys.stderr)
+    return 0

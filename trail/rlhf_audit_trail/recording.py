@@ -1,0 +1,328 @@
+"""``AuditTrail``: what a training program records through.
+
+``record`` and its relatives only queue: events are digested, encoded,
+numbered, signed and written by a thread of their own (``Spool``), and sealed
+by a process of its own (the runtime). They touch no tensor, no random state
+and no control flow. Unless the trail is ``strict``, nothing that goes wrong
+here reaches the training: it is logged, and declared in the ledger.
+
+Which rank records what: every rank records the rows it is given. Rows that
+several ranks are given alike must not be doubled; so where ids are given, the
+first rank that hands in a batch of exactly these ids records it, and for the
+others it is done (ranks that share the folder; ``rlhf_audit_producers.spool_claims``).
+``all_ranks=True`` says that the call is made on every rank with the same rows:
+rank 0 records. ``all_ranks=False`` says that these are this rank's own rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE, RunIdentity, identify
+from rlhf_audit_producers.spool import RecordingError, Spool, exit_reason
+from rlhf_audit_producers.spool_claims import Claims, rows_digest
+from rlhf_audit_producers.spool_queue import Submission
+from rlhf_audit_producers.spool_writer import SpoolSettings
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
+from rlhf_audit_schemas.kinds import KINDS, Kind
+from rlhf_audit_stores.disk import Disk, RealDisk
+from rlhf_audit_stores.durable import make_folders_durably
+from rlhf_audit_stores.filesystem import advice, network_file_system
+from rlhf_audit_trail import __version__, runtime_start
+from rlhf_audit_trail.ledger_facts import ledger_facts
+from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
+
+if TYPE_CHECKING:
+    from rlhf_audit_producers.batches import EndReason
+    from rlhf_audit_producers.spool_writer import WriterCounts
+    from rlhf_audit_trail.rows import Rows
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AFTER_RUNTIME_S = 2.0
+_MAX_RUNTIME_STARTS = 60  # in the life of a process: a runtime that cannot live is not started for ever
+
+
+class AuditTrail:
+    """A trail opened for recording; one per process, any thread may use it. A context manager.
+
+    ``runtime`` False records only: run ``rlhf-audit local DIR`` for what seals. Raises ConfigError for settings that
+    cannot be; anything else only if ``strict``.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] = DEFAULT_DIRECTORY,
+        run_id: str | None = None,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        parent_run_id: str | None = None,
+        strict: bool = False,
+        store_text: bool = False,
+        runtime: bool = True,
+        spool_bytes: int = 4 << 30,
+        queue_events: int = 65_536,
+        disk: Disk | None = None,
+    ) -> None:
+        self.directory = Path(directory).absolute()
+        self.strict, self.store_text = strict, store_text
+        self.parent_run_id = parent_run_id
+        self._how: dict[str, Any] = {
+            "strict": strict,
+            "store_text": store_text,
+            "parent_run_id": parent_run_id,
+            "runtime": runtime,
+            "spool_bytes": spool_bytes,
+            "queue_events": queue_events,
+        }
+        self._disk: Disk = RealDisk() if disk is None else disk
+        self._spool: Spool | None = None
+        self._runtime_looked_at = 0.0
+        self._runtime_starts = 0
+        self._is_warned = False
+        self._leaves_run_id = False
+        self._pid = os.getpid()
+        settings = load_settings(self.directory)
+        make_folders_durably(self._disk, self.directory / "spool")
+        self.identity: RunIdentity = identify(
+            self.directory / "spool", self._disk, run_id=run_id, rank=rank, world_size=world_size
+        )
+        try:
+            self._warn_of_network()
+            facts = ledger_facts(self.directory, settings, self._disk)
+            claims = Claims(self.directory / "spool", self.run_id, self.rank)
+            self._spool = Spool(
+                SpoolSettings(
+                    directory=self.directory,
+                    facts=facts,
+                    base_producer=self.identity.producer,
+                    run_id=self.run_id,
+                    software=f"rlhf-audit-trail {__version__}",
+                    disk=self._disk,
+                    now_us=_now_us,
+                    quota_bytes=spool_bytes,
+                    max_queue_events=queue_events,
+                ),
+                claim=claims.take if self.world_size > 1 else None,
+                every_turn=self._look_after_runtime if runtime else None,
+            )
+            self._spool.start(wait_s=10.0 if strict else 0.0)
+        except (AuditTrailError, OSError) as error:
+            self._fail(error)
+        self._leave_run_id()
+
+    @property
+    def run_id(self) -> str:
+        """The run that this process belongs to."""
+        return self.identity.run_id
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process."""
+        return self.identity.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks the run has."""
+        return self.identity.world_size
+
+    @property
+    def producer(self) -> str:
+        """Id under which this process records."""
+        return self.identity.producer if self._spool is None else self._spool.producer
+
+    @property
+    def counts(self) -> WriterCounts | None:
+        """Events durable and lost in this process, as far as the writer has come; None if nothing can be recorded."""
+        return None if self._spool is None else self._spool.counts
+
+    def record(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Record one event. ``salt``, ``ts_us``, ``run_id``, ``rank`` and nullable fields may be left out.
+
+        Values must not change afterwards: packed columns are handed over as ``bytes``.
+        """
+        known = _kind(kind)
+        record = completed(known, fields, ts_us=_now_us(), run_id=self.run_id, rank=self.rank)
+        encode = known.codec.encode
+        self._submit(
+            Submission(known, 1, lambda: [encode(record | {"salt": os.urandom(16)})], bytes_held=held_bytes(record))
+        )
+
+    def log_annotations(
+        self,
+        *,
+        prompts: Sequence[str | bytes] | None = None,
+        responses: Sequence[str | bytes] | None = None,
+        rewards: Sequence[float] | None = None,
+        chosen: Sequence[str | bytes] | None = None,
+        rejected: Sequence[str | bytes] | None = None,
+        rankings: Sequence[Sequence[str | bytes]] | None = None,
+        axes: Mapping[str, Sequence[float | None]] | None = None,
+        labels: Sequence[str] | None = None,
+        annotators: Sequence[str | None] | str | None = None,
+        ids: Sequence[str] | None = None,
+        items: Sequence[str] | None = None,
+        groups: Sequence[str] | str | None = None,
+        judged_at_us: Sequence[int] | None = None,
+        labeler: str | None = None,
+        all_ranks: bool | None = None,
+    ) -> None:
+        """Record one judgement per row: rewards of responses, preferred pairs, rankings (best first) or rated axes.
+
+        Texts are recorded as SHA-256, and as text only if the trail stores text; where a digest is at hand, give its
+        32 bytes instead. Which rank records: see the module. Raises ConfigError if columns do not fit each other.
+        """
+        rows = annotation_rows(
+            prompts=prompts,
+            responses=responses,
+            rewards=rewards,
+            chosen=chosen,
+            rejected=rejected,
+            rankings=rankings,
+            axes=axes,
+            labels=labels,
+            annotators=annotators,
+            ids=ids,
+            items=items,
+            groups=groups,
+            judged_at_us=judged_at_us,
+            labeler=labeler,
+        )
+        self._submit_rows(KINDS["annotation"], rows, all_ranks)
+
+    def log_rollouts(
+        self,
+        *,
+        prompts: Sequence[str | bytes],
+        completions: Sequence[str | bytes],
+        rewards: Mapping[str, Sequence[float | None]],
+        step: int | None = None,
+        ids: Sequence[str] | None = None,
+        all_ranks: bool | None = None,
+    ) -> None:
+        """Record what reward functions said of completions: one event per completion, one reward per function."""
+        rows = rollout_rows(
+            prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids
+        )
+        self._submit_rows(_kind("rollout"), rows, all_ranks)
+
+    def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
+        if rows.count == 0 or (all_ranks and self.rank != 0):
+            return
+        claim = None
+        if all_ranks is None and rows.ids is not None and self.world_size > 1:
+            claim = rows_digest([kind.name, *rows.ids])
+        common = {"ts_us": _now_us(), "run_id": self.run_id, "rank": self.rank}
+        store_text = self.store_text
+        self._submit(
+            Submission(
+                kind,
+                rows.count,
+                lambda: encode_rows(kind, rows, common, store_text=store_text),
+                annotators=rows.annotators,
+                bytes_held=rows.bytes_held,
+                claim=claim,
+            )
+        )
+
+    def _submit(self, item: Submission) -> None:
+        spool = self._spool
+        if spool is None:
+            return
+        is_kept = spool.put(item)
+        if self.strict and not (is_kept and spool.error is None and not spool.counts.lost):
+            raise RecordingError(
+                f"{item.kind.name} events were lost: {spool.error or dict(spool.counts.lost) or 'the queue is full'}"
+            )
+        if not is_kept and not self._is_warned:
+            self._is_warned = True
+            logger.warning("events are being lost: the queue is full; the ledger declares how many")
+
+    def flush(self, timeout_s: float = 30.0) -> bool:
+        """Wait until everything recorded so far is durable in the spool. Returns whether that came to pass."""
+        return self._spool is None or self._spool.flush(timeout_s)
+
+    def close(self, reason: EndReason | None = None) -> None:
+        """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway."""
+        spool = self._spool
+        if spool is not None:
+            spool.close(exit_reason() if reason is None else reason)
+            if self._how["runtime"] and self._pid == os.getpid():
+                self._quietly(lambda: runtime_start.ensure_runtime(self.directory))
+        if self._leaves_run_id and os.environ.get(RUN_ID_VARIABLE) == self.run_id:
+            del os.environ[RUN_ID_VARIABLE]
+        self._leaves_run_id = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("finished" if kind is None else "failed")
+
+    def __reduce__(self) -> tuple[Callable[..., AuditTrail], tuple[Any, ...]]:
+        """A copy in another process is a producer of its own there, of the same run and rank."""
+        return _reopen, (self.directory, self.run_id, self.rank, self.world_size, self._how)
+
+    def _warn_of_network(self) -> None:
+        kind = network_file_system(self.directory / "spool")
+        if kind is None:
+            return
+        text = advice(self.directory / "spool", kind)
+        if self.strict:
+            raise RecordingError(text)
+        warnings.warn(text, stacklevel=3)
+
+    def _look_after_runtime(self) -> None:
+        """On the writer's thread: a runtime that is not there, or died, is started again."""
+        now = time.monotonic()
+        if now - self._runtime_looked_at < _LOOK_AFTER_RUNTIME_S or self._runtime_starts >= _MAX_RUNTIME_STARTS:
+            return
+        self._runtime_looked_at = now
+        self._runtime_starts += runtime_start.ensure_runtime(self.directory)
+
+    def _leave_run_id(self) -> None:
+        if RUN_ID_VARIABLE not in os.environ:
+            os.environ[RUN_ID_VARIABLE] = self.run_id
+            self._leaves_run_id = True
+
+    def _fail(self, error: Exception) -> None:
+        if self.strict:
+            raise RecordingError(f"the trail cannot be opened: {error}") from error
+        logger.error("nothing will be recorded: %s", error)
+
+    def _quietly(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            logger.warning("the runtime could not be started: %s", error)
+
+
+AuditableRLHF = AuditTrail
+
+
+def _reopen(
+    directory: Path, run_id: str, rank: int, world_size: int, how: Mapping[str, Any]
+) -> AuditTrail:
+    return AuditTrail(directory, run_id, rank=rank, world_size=world_size, **how)
+
+
+def _kind(name: str) -> Kind:
+    kind = KINDS.get(name)
+    if kind is None:
+        raise ConfigError(f"unknown kind of event {name!r}; known: {', '.join(sorted(KINDS))}")
+    return kind
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

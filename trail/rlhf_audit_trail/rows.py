@@ -1,0 +1,206 @@
+"""From the columns of a call to event bodies: what happens at once, and what the writer's thread does later.
+
+At once: copy the columns, check that they fit each other, add up their size.
+Later: digest texts, draw salts, encode. A column may be anything with
+``tolist`` (an array, a tensor on the CPU) or a sequence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from rlhf_audit_schemas.codec import Constant, schema_bytes
+from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_schemas.kinds import Kind
+
+_SALT_BYTES = 16
+_DIGEST_BYTES = 32
+
+
+@dataclass(slots=True)
+class Rows:
+    """The columns of a call. ``texts`` become ``<name>_sha256`` and ``<name>_text``."""
+
+    count: int
+    columns: dict[str, Any]
+    texts: dict[str, list[Any]] = field(default_factory=dict)
+    rankings: list[list[Any]] | None = None
+    annotators: list[str | None] | None = None
+    ids: list[str] | None = None
+    bytes_held: int = 0
+
+
+def annotation_rows(
+    *,
+    prompts: Any,
+    responses: Any,
+    rewards: Any,
+    chosen: Any,
+    rejected: Any,
+    rankings: Any,
+    axes: Mapping[str, Any] | None,
+    labels: Any,
+    annotators: Any,
+    ids: Any,
+    items: Any,
+    groups: Any,
+    judged_at_us: Any,
+    labeler: str | None,
+) -> Rows:
+    """Rows of ``AuditTrail.log_annotations``. Raises ConfigError if columns do not fit each other."""
+    texts = _listed({"prompt": prompts, "response": responses, "chosen": chosen, "rejected": rejected})
+    columns = _listed(
+        {
+            "score": rewards,
+            "label": labels,
+            "annotation_id": _as_strings(ids),
+            "item": items,
+            "judged_at_us": judged_at_us,
+        }
+    )
+    ranked = None if rankings is None else [list(one) for one in rankings]
+    rated = {name: _list(values) for name, values in (axes or {}).items()}
+    lengths = {name: len(values) for name, values in {**texts, **columns}.items()}
+    lengths |= {f"axis {name}": len(values) for name, values in rated.items()}
+    if ranked is not None:
+        lengths["rankings"] = len(ranked)
+    count = _one_length(lengths)
+    if not (columns.keys() & {"score", "label"} or rated or ranked or texts.keys() >= {"chosen", "rejected"}):
+        raise ConfigError("log_annotations: expected rewards, labels, chosen and rejected, rankings or axes")
+    annotator_list = _spread(annotators, count, "annotators")
+    group_list = _spread(groups, count, "groups")
+    if annotator_list is not None:
+        columns["annotator"] = annotator_list
+    if group_list is not None:
+        columns["group"] = group_list
+    if labeler is not None:
+        columns["labeler"] = Constant(labeler)
+    if rated:
+        columns["axis_names"] = Constant(list(rated))
+        columns["axis_values"] = [list(values) for values in zip(*rated.values(), strict=True)]
+        columns["axis_labels"] = Constant([None] * len(rated))
+    return Rows(
+        count,
+        columns,
+        texts,
+        ranked,
+        annotator_list,
+        columns.get("annotation_id"),
+        _size(texts) + (sum(_size({"": one}) for one in ranked) if ranked else 0) + 128 * count,
+    )
+
+
+def rollout_rows(*, prompts: Any, completions: Any, rewards: Mapping[str, Any], step: int | None, ids: Any) -> Rows:
+    """Rows of ``AuditTrail.log_rollouts``. Raises ConfigError if columns do not fit each other."""
+    texts = _listed({"prompt": prompts, "completion": completions})
+    judged = {name: _list(values) for name, values in rewards.items()}
+    id_list = _as_strings(ids)
+    lengths = {name: len(values) for name, values in texts.items()}
+    lengths |= {f"rewards {name}": len(values) for name, values in judged.items()}
+    if id_list is not None:
+        lengths["ids"] = len(id_list)
+    count = _one_length(lengths)
+    columns: dict[str, Any] = {
+        "function_names": Constant(list(judged)),
+        "rewards": [list(values) for values in zip(*judged.values(), strict=True)] if judged else Constant([]),
+        "step": Constant(step),
+    }
+    if id_list is not None:
+        columns["rollout_id"] = id_list
+    return Rows(count, columns, texts, ids=id_list, bytes_held=_size(texts) + 128 * count)
+
+
+def encode_rows(kind: Kind, rows: Rows, common: Mapping[str, Any], *, store_text: bool) -> list[bytes]:
+    """Event bodies in the order of the rows; fields of the schema that no column names are null or empty."""
+    count = rows.count
+    known = defaults(kind)
+    columns: dict[str, Any] = {name: Constant(value) for name, value in known.items()}
+    columns |= {name: Constant(value) for name, value in common.items() if name in kind.codec.fields}
+    for name, values in rows.texts.items():
+        columns[f"{name}_sha256"] = [_digest(value) for value in values]
+        if store_text:
+            columns[f"{name}_text"] = [value if isinstance(value, str) else None for value in values]
+    if rows.rankings is not None:
+        columns["ranking_sha256"] = [[_digest(value) for value in one] for one in rows.rankings]
+        if store_text and all(isinstance(value, str) for one in rows.rankings for value in one):
+            columns["ranking_texts"] = rows.rankings
+    columns |= rows.columns
+    salts = os.urandom(_SALT_BYTES * count)
+    columns["salt"] = [salts[at : at + _SALT_BYTES] for at in range(0, len(salts), _SALT_BYTES)]
+    return kind.codec.encode_columns(columns, count)
+
+
+def completed(kind: Kind, fields: Mapping[str, Any], **common: Any) -> dict[str, Any]:
+    """One event with what may be left out filled in."""
+    record = {**defaults(kind), **fields}
+    for name, value in common.items():
+        if name in kind.codec.fields:
+            record.setdefault(name, value)
+            if record[name] is None:
+                record[name] = value
+    return record
+
+
+def held_bytes(record: Mapping[str, Any]) -> int:
+    """About how much memory an event holds while it waits."""
+    return 256 + sum(len(value) for value in record.values() if isinstance(value, (bytes, str)))
+
+
+@cache
+def defaults(kind: Kind) -> Mapping[str, Any]:
+    """Null or empty for every field of a kind that may be."""
+    found: dict[str, Any] = {}
+    for one in json.loads(schema_bytes(kind.path(kind.schema)))["fields"]:
+        if isinstance(one["type"], list) and one["type"][0] == "null":
+            found[one["name"]] = None
+        elif isinstance(one["type"], dict) and one["type"].get("type") == "array":
+            found[one["name"]] = []
+    return found
+
+
+def _digest(value: Any) -> bytes | None:
+    if isinstance(value, str):
+        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).digest()
+    if value is None or (isinstance(value, bytes) and len(value) == _DIGEST_BYTES):
+        return value
+    raise TypeError("expected a text or the 32 bytes of its SHA-256")
+
+
+def _list(values: Any) -> list[Any]:
+    return values.tolist() if hasattr(values, "tolist") else list(values)
+
+
+def _listed(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _list(values) for name, values in columns.items() if values is not None}
+
+
+def _as_strings(ids: Any) -> list[str] | None:
+    return None if ids is None else [str(one) for one in _list(ids)]
+
+
+def _spread(values: Any, count: int, name: str) -> list[Any] | None:
+    """A column of its own, or one value for all rows."""
+    if values is None:
+        return None
+    if isinstance(values, str):
+        return [values] * count
+    spread = _list(values)
+    if len(spread) != count:
+        raise ConfigError(f"{name}: {len(spread)} values for {count} rows")
+    return spread
+
+
+def _one_length(lengths: Mapping[str, int]) -> int:
+    if len(set(lengths.values())) > 1:
+        raise ConfigError("columns differ in length: " + ", ".join(f"{name} {n}" for name, n in lengths.items()))
+    return next(iter(lengths.values()), 0)
+
+
+def _size(texts: Mapping[str, Sequence[Any]]) -> int:
+    return sum(sum(map(len, filter(None, values))) for values in texts.values())

@@ -1,0 +1,102 @@
+"""Starting the one-process runtime beside a training, and knowing whether it runs.
+
+The runtime is a process of its own: own session, no inherited files but a log,
+so that it survives the death of whoever started it. It ends by itself when the
+last producer has gone and everything is stored.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
+
+RUNTIME_LOCK = "runtime.lock"
+RUNTIME_LOG = "runtime.log"
+_MAX_LOG_BYTES = 1 << 20
+_PACKAGES = ("schemas", "ledger", "stores", "producers", "processors", "sinks", "auditor", "trail")
+_started: list[subprocess.Popen[bytes]] = []  # children to be waited for, so that none stays behind as a zombie
+
+
+def is_running(directory: Path) -> bool:
+    """Whether a runtime holds this trail."""
+    try:
+        fd = os.open(directory / "spool" / RUNTIME_LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def ensure_runtime(directory: Path) -> bool:
+    """Start a runtime if none runs. Returns whether one was started; it may find that another was quicker, and end."""
+    _started[:] = [each for each in _started if each.poll() is None]
+    if is_running(directory):
+        return False
+    start_runtime(directory)
+    return True
+
+
+def start_runtime(directory: Path) -> None:
+    """``rlhf-audit local DIR --until-idle`` as a process of its own. Raises OSError if it cannot be started."""
+    log = directory / "spool" / RUNTIME_LOG
+    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+        log.replace(log.with_suffix(".log.1"))
+    environment = {name: value for name, value in os.environ.items() if name != RUN_ID_VARIABLE}
+    environment["PYTHONPATH"] = _python_path()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own module under the interpreter that runs us
+            [sys.executable, "-P", "-m", "rlhf_audit_trail", "-v", "local", str(directory.absolute()), "--until-idle"],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    _started.append(process)
+
+
+def let_go() -> None:
+    """At exit: those that still run are meant to outlive us."""
+    for process in _started:
+        if process.poll() is None:
+            process.returncode = 0  # or its finalizer would warn of a child that was left behind
+    _started.clear()
+
+
+def wait_until_idle(directory: Path, timeout_s: float = 60.0) -> bool:
+    """Wait until no runtime works on the trail, those that this process started included. Returns whether none does."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        _started[:] = [each for each in _started if each.poll() is None]
+        if not _started and not is_running(directory):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+
+
+def _python_path() -> str:
+    """Where our packages lie, in front of what the user had set: a checkout is not installed."""
+    roots: dict[str, None] = {}
+    for name in _PACKAGES:
+        spec = find_spec(f"rlhf_audit_{name}")
+        if spec is not None and spec.origin is not None:
+            roots[str(Path(spec.origin).parent.parent)] = None
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([*roots, *([inherited] if inherited else [])])
