@@ -250,7 +250,5 @@ def _safe(error: Exception) -> str:
     return str(error) if isinstance(error, (AuditTrailError, OSError)) else ""
 
 
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 atexit.register(_close_all)

@@ -33,7 +33,12 @@ from rlhf_audit_ledger.domain import lp, u32
 from rlhf_audit_producers.recorder import LaneView
 from rlhf_audit_schemas.errors import AuditTrailError, FormatError
 from rlhf_audit_stores.disk import Disk
-from rlhf_audit_stores.durable import AlreadyStoredError, create_file_durably, replace_file_durably
+from rlhf_audit_stores.durable import (
+    AlreadyStoredError,
+    create_file_durably,
+    make_folders_durably,
+    replace_file_durably,
+)
 from rlhf_audit_stores.epochs import producer_folder_name
 
 SPOOLS_FOLDER = "producers"
@@ -101,12 +106,12 @@ class ProducerLock:
             self._fd = None
 
 
-def acquire_name(spool: Path, base: str) -> ProducerLock:
+def acquire_name(disk: Disk, spool: Path, base: str) -> ProducerLock:
     """Take ``base``, or the first free ``base/n``."""
     for n in range(_MAX_NAMES):
         producer = base if n == 0 else f"{base}/{n}"
         folder = spool / SPOOLS_FOLDER / producer_folder_name(producer)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders_durably(disk, folder)
         fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if _lock(fd):
             return ProducerLock(producer, folder, fd)

@@ -159,7 +159,7 @@ class SpoolWriter:
         settings = self._settings
         make_folders_durably(settings.disk, settings.spool)
         if self._lock is None:
-            self._lock = acquire_name(settings.spool, settings.base_producer)
+            self._lock = acquire_name(settings.disk, settings.spool, settings.base_producer)
             self._router.producer = self._lock.producer
             write_name(settings.disk, self._lock.folder, self._lock.producer)
         self._open_epoch([])
@@ -391,9 +391,7 @@ class SpoolWriter:
     def _end_epoch(self, reason: EndReason) -> None:
         with self.log.in_reserve():
             self._declare()
-            self.session.end(
-                rows=self.counts.recorded, bad_rows=self.counts.lost.total(), reason=reason, is_final=True
-            )
+            self.session.end(rows=self.counts.recorded, bad_rows=self.counts.lost.total(), reason=reason, is_final=True)
         self.log.work()
         self.log.close()
 

@@ -89,9 +89,7 @@ class SourceLog:
         """``append_many`` of one message; returns its offset."""
         return self.append_many([value], ts_us).start
 
-    def append_many(
-        self, values: Iterable[bytes | None], ts_us: int, origins: Sequence[Origin] | None = None
-    ) -> range:
+    def append_many(self, values: Iterable[bytes | None], ts_us: int, origins: Sequence[Origin] | None = None) -> range:
         """Append values of one time in order, in one write; durable only after ``sync``. Returns the offsets.
 
         ``origins``, one for each value, none of them null, are remembered for ``taken``. Raises ValueError unless

@@ -209,9 +209,7 @@ class LocalTrail:
         """Append source values in order; durable, sealed and stored as far as windows close after ``work``."""
         self.take(stream, partition, values, None)
 
-    def take(
-        self, stream: str, partition: int, values: Sequence[bytes], origins: Sequence[Origin] | None
-    ) -> None:
+    def take(self, stream: str, partition: int, values: Sequence[bytes], origins: Sequence[Origin] | None) -> None:
         """``append``; ``origins`` say from which records of which spool the values come."""
         part = self._partition(stream, partition)
         self._touched.add((stream, partition))

@@ -210,9 +210,7 @@ class AuditTrail:
         all_ranks: bool | None = None,
     ) -> None:
         """Record what reward functions said of completions: one event per completion, one reward per function."""
-        rows = rollout_rows(
-            prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids
-        )
+        rows = rollout_rows(prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids)
         self._submit_rows(_kind("rollout"), rows, all_ranks)
 
     def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
@@ -311,9 +309,7 @@ class AuditTrail:
 AuditableRLHF = AuditTrail
 
 
-def _reopen(
-    directory: Path, run_id: str, rank: int, world_size: int, how: Mapping[str, Any]
-) -> AuditTrail:
+def _reopen(directory: Path, run_id: str, rank: int, world_size: int, how: Mapping[str, Any]) -> AuditTrail:
     return AuditTrail(directory, run_id, rank=rank, world_size=world_size, **how)
 
 

@@ -150,9 +150,7 @@ class Runtime:
             purpose="runtime",
         )
         if not any(view.next_seq > 1 for view in said):  # else a runtime died between saying it and ending the lane
-            heads = [
-                {"stream": view.stream, "partition": view.partition, "next_seq": view.next_seq} for view in lanes
-            ]
+            heads = [{"stream": view.stream, "partition": view.partition, "next_seq": view.next_seq} for view in lanes]
             session.say(
                 "producer_lost", producer=ref.producer, epoch=ref.epoch, lanes=heads, found_by=producer, reason=reason
             )
