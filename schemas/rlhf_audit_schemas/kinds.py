@@ -43,12 +43,19 @@ _TABLE = (
     Kind("annotation", 0x0101, "annotations"),
     Kind("correction", 0x0102, "annotations"),
     Kind("withdrawal", 0x0103, "annotations"),
+    Kind("rollout", 0x0104, "annotations"),
+    Kind("gradient_stats", 0x0201, "gradients"),
+    Kind("tensor_table", 0x0202, "gradients"),
     Kind("producer_start", 0x0301, "lifecycle"),
     Kind("heartbeat", 0x0302, "lifecycle"),
     Kind("producer_end", 0x0303, "lifecycle"),
     Kind("producer_lost", 0x0304, "lifecycle"),
     Kind("loss", 0x0305, "lifecycle"),
     Kind("fault", 0x0306, "lifecycle"),
+    Kind("run_start", 0x0307, "lifecycle"),
+    Kind("run_end", 0x0308, "lifecycle"),
+    Kind("policy_update", 0x0309, "lifecycle"),
+    Kind("checkpoint", 0x030A, "lifecycle"),
 )
 
 KINDS = {kind.name: kind for kind in _TABLE}
