@@ -1,0 +1,115 @@
+"""Opening ClickHouse: the engine inside this process, or a server; the same client speaks to both.
+
+::
+
+    clickhouse/data/       the engine's path: one process at a time
+              /tmp/        plain temporary files of inserts, 0700, swept at every opening
+              /lock        held by the process that has the engine open
+
+An insert into the embedded engine passes through a plain temporary file, and
+a crash leaves it: erased events must not survive there.
+
+Nothing is imported from chdb or clickhouse_connect before something is opened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_audit_schemas.errors import ConfigError, TransportError
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+FOLDER = "clickhouse"
+_LOCK_POLL_S = 0.05
+
+
+class EngineBusyError(TransportError):
+    """Another process has this engine open; ask it instead, or wait."""
+
+
+class NoEngineError(ConfigError):
+    """The packages of the query copy are not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("ClickHouse is not installed here: pip install 'rlhf-audit-trail[sinks]'")
+
+
+def is_installed() -> bool:
+    """Whether the embedded engine can be opened; imports nothing."""
+    return find_spec("chdb") is not None and find_spec("clickhouse_connect") is not None
+
+
+class EmbeddedEngine:
+    """The engine of one trail, open in this process and in no other. Every thread takes a client of its own."""
+
+    def __init__(self, trail: Path, *, wait_s: float = 0.0) -> None:
+        if not is_installed():
+            raise NoEngineError
+        self.folder = trail / FOLDER
+        self.data = self.folder / "data"
+        for folder in (self.folder, self.data, self.folder / "tmp"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = _lock(self.folder / "lock", wait_s)
+        sweep(self.folder / "tmp")
+        # The client library asks for temporary files by this name; the whole process is ours when this runs.
+        tempfile.tempdir = str(self.folder / "tmp")
+
+    def client(self) -> Client:
+        """A client for one thread."""
+        from clickhouse_connect import common, get_client
+        from clickhouse_connect.driver.exceptions import ClickHouseError
+
+        common.set_setting("autogenerate_session_id", False)
+        try:
+            return get_client(interface="chdb", path=str(self.data))
+        except ClickHouseError as error:
+            raise EngineBusyError(f"{self.data}: the engine does not open") from error
+
+    def close(self) -> None:
+        """Give the engine to other processes; clients are closed before."""
+        sweep(self.folder / "tmp")
+        os.close(self._fd)
+
+
+def sweep(folder: Path) -> None:
+    """Delete every file of ``folder``."""
+    for entry in os.scandir(folder):
+        if entry.is_file(follow_symlinks=False) or entry.is_symlink():
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def is_open_somewhere(trail: Path) -> bool:
+    """Whether some process has the engine of this trail open."""
+    try:
+        fd = os.open(trail / FOLDER / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _lock(path: Path, wait_s: float) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + wait_s
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        if time.monotonic() >= deadline:
+            os.close(fd)
+            raise EngineBusyError(f"{path.parent}: another process has the query copy open")
+        time.sleep(_LOCK_POLL_S)
