@@ -70,7 +70,8 @@ class ClickHouseSink:
     def _has(self, found: WindowBlocks) -> bool:
         close = found.close
         rows = self._client.query(
-            "SELECT close_hash FROM audit.windows WHERE stream = {stream:String} AND partition = {partition:UInt32} AND window = {window:UInt64}",
+            "SELECT close_hash FROM audit.windows WHERE stream = {stream:String} AND partition = {partition:UInt32} "
+            "AND window = {window:UInt64}",
             parameters={"stream": close.stream, "partition": close.partition, "window": close.window},
         ).result_rows
         if any(row[0] == found.close_hash for row in rows):

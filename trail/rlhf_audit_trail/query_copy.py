@@ -1,0 +1,98 @@
+"""Bringing the query copy up to what the evidence holds: live, afterwards, or from nothing.
+
+The one way rows get into ClickHouse: windows are read back from ``objects/``
+and ``vault/`` (whatever stored them) and go through the sink. So the live
+copy and a restored one come from the same code and the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
+from rlhf_audit_sinks.stored_windows import StoredWindows
+from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.keys import load_secret
+from rlhf_audit_stores.objects import FolderStore
+
+if TYPE_CHECKING:
+    from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
+    from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The stored windows of a trail, partition by partition."""
+
+    partitions: tuple[StoredWindows, ...]
+
+    @classmethod
+    def of(cls, trail: Path, vault_dir: Path) -> Evidence:
+        """Raises CouldNotCheckError if there is no ledger, ConfigError if the vault's key is not there."""
+        counts = partition_counts(trail)
+        try:
+            key = bytes(load_secret(trail / "keys" / "vault.key"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{trail / 'keys' / 'vault.key'} is not there: the payloads cannot be read") from error
+        disk = RealDisk()
+        objects, vault = FolderStore(trail / "objects", disk), FolderStore(vault_dir, disk, mode=0o600)
+        return cls(
+            tuple(
+                StoredWindows(objects, vault, key, stream, number)
+                for stream, count in counts.items()
+                for number in range(count)
+            )
+        )
+
+
+def partition_counts(trail: Path) -> Mapping[str, int]:
+    """Partitions of each stream as the genesis says. Raises CouldNotCheckError if there is no ledger."""
+    from rlhf_audit_processors.sequencer import Sequencer
+    from rlhf_audit_trail.founding import existing_ledger
+
+    disk = RealDisk()
+    if not (trail / "objects" / "global" / "checkpoint").exists():
+        raise CouldNotCheckError(f"{trail} holds no ledger")
+    store = FolderStore(trail / "objects", disk)
+    ledger = existing_ledger(Sequencer(store, trail / "spool" / "global.stage", disk))
+    if ledger is None:
+        raise CouldNotCheckError(f"{trail} holds no ledger")
+    return ledger.genesis.partition_counts
+
+
+def catch_up(
+    sink: ClickHouseSink,
+    evidence: Evidence,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_window: Callable[[int], None] = lambda events: None,
+) -> int:
+    """Store every window that the evidence holds and the sink lacks; returns how many. ``on_window`` gets events."""
+    stored = 0
+    for windows in evidence.partitions:
+        for window in windows.read_from(sink.stored_up_to(windows.stream, windows.partition)):
+            sink.store(window)
+            stored += 1
+            close = window[-1].close
+            on_window(0 if close is None else close.events)
+            if should_stop():
+                return stored
+    return stored
+
+
+def windows_missing(sink: ClickHouseSink, evidence: Evidence) -> bool:
+    """Whether the evidence holds a window that the sink lacks."""
+    return any(each.has(sink.stored_up_to(each.stream, each.partition)) for each in evidence.partitions)
+
+
+def start_over(engine: EmbeddedEngine) -> None:
+    """Delete the engine's data: it is a copy. No client may be open."""
+    shutil.rmtree(engine.data)
+    engine.data.mkdir(mode=0o700)

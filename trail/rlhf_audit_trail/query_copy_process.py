@@ -1,0 +1,109 @@
+"""The process that feeds the query copy and answers queries while a trail is written to.
+
+``python -m rlhf_audit_trail.query_copy_process DIR --vault DIR [--port N]``
+
+A process of its own, for three reasons: decoding rows and answering queries
+would share one interpreter lock with sealing; the engine can take memory and
+can crash; and it is nicer to others (``nice``), so that a client hammering it
+costs sealing next to nothing.
+
+Standard input is the line to whoever started it: a byte says that windows were
+stored, its end says that no more will come. Then it catches up once and ends,
+also if its parent was killed. What it missed it reads from the evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_audit_schemas.errors import AuditTrailError, TransportError
+from rlhf_audit_trail.query_copy import Evidence, catch_up
+
+if TYPE_CHECKING:
+    from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+
+logger = logging.getLogger(__name__)
+
+_NICENESS = 10
+_WAIT_FOR_ENGINE_S = 600.0  # an earlier process may still be catching up
+_LOOK_S = 0.5
+_RETRY_S = 2.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until standard input ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--vault", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    os.environ["TZ"] = "UTC"
+    os.nice(_NICENESS)
+    os.umask(0o077)
+    try:
+        _serve(args.directory, args.vault, args.port)
+    except AuditTrailError as error:
+        logger.error("query copy ends: %s", error)
+        return 3
+    return 0
+
+
+def _serve(directory: Path, vault: Path, port: int) -> None:
+    from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
+    from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+    from rlhf_audit_trail.query_engine import ReadPool
+    from rlhf_audit_trail.query_server import QueryServer
+
+    engine = EmbeddedEngine(directory, wait_s=_WAIT_FOR_ENGINE_S)
+    try:
+        client = engine.client()
+        sink = ClickHouseSink(client)
+        pool = ReadPool(engine.data)
+        server = QueryServer(engine.folder, pool, port=port)
+        try:
+            _feed(sink, directory, vault)
+        finally:
+            server.close()
+            pool.close()
+            client.close()
+    finally:
+        engine.close()
+
+
+def _feed(sink: ClickHouseSink, directory: Path, vault: Path) -> None:
+    evidence: Evidence | None = None
+    is_over = False
+    while True:
+        pause_s = _LOOK_S
+        try:
+            if evidence is None:
+                evidence = Evidence.of(directory, vault)
+            while catch_up(sink, evidence):
+                pass
+        except TransportError as error:
+            logger.warning("query copy pauses: %s", error)
+            if is_over:
+                return
+            pause_s = _RETRY_S
+            time.sleep(pause_s)
+        if is_over:
+            return
+        is_over = _wait(pause_s)
+
+
+def _wait(timeout_s: float) -> bool:
+    """Wait for news; returns whether none will come any more."""
+    ready, _, _ = select.select([0], [], [], timeout_s)
+    return bool(ready) and os.read(0, 65536) == b""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
