@@ -7,6 +7,8 @@ one column per field of the kind's schema:
 * ``ts_us`` is ``ts``; other ``long`` fields named ``..._at_us`` lose the ``_us``: both are DateTime64;
 * ``["null", T]`` is Nullable, but ``run_id`` is '' where it is null, so that it can stand in a sorting key;
 * an array of records is one array per field, ``lanes.partition``;
+* packed numbers (``bytes`` named ``..._f64le``, ``_f32le``, ``_i64le``) stay bytes; an alias without the
+  suffix shows them as an array;
 * a field whose name the ledger uses gets the prefix ``event_``.
 
 A new kind needs a migration file and nothing else; ``create_table`` writes
@@ -28,6 +30,7 @@ from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER, Kind
 DATABASE = "audit_restricted"
 TIME = "DateTime64(6, 'UTC')"
 _EVENT_PREFIX = "event_"
+_PACKED = {"_f64le": "Float64", "_f32le": "Float32", "_i64le": "Int64"}
 
 # Fields that hold few different strings in many rows; a wrong guess costs some memory, never a value.
 _FEW_VALUES = frozenset(
@@ -117,9 +120,22 @@ def table_columns(kind: Kind) -> tuple[Column, ...]:
     return tuple(found.values())
 
 
+def alias_columns(kind: Kind) -> dict[str, str]:
+    """Name -> definition of the columns that show packed numbers as arrays."""
+    found = {}
+    for column in table_columns(kind):
+        for suffix, number in _PACKED.items():
+            if column.type == "String" and column.name.endswith(suffix):
+                found[column.name.removesuffix(suffix)] = (
+                    f"Array({number}) ALIAS reinterpret(`{column.name}`, 'Array({number})')"
+                )
+    return found
+
+
 def create_table(kind: Kind, order_by: Iterable[str]) -> str:
     """First draft of the statement for a migration file; ``order_by`` comes before leaf index and hash."""
     lines = [f"    `{column.name}` {column.type}" for column in table_columns(kind)]
+    lines += [f"    `{name}` {definition}" for name, definition in alias_columns(kind).items()]
     key = ", ".join((*order_by, "leaf_index", "leaf_hash"))
     return (
         f"CREATE TABLE IF NOT EXISTS {DATABASE}.{kind.name}\n(\n" + ",\n".join(lines) + "\n)\n"
