@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
+from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError, TamperError
 from rlhf_audit_sinks.stored_windows import StoredWindows
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.keys import load_secret
@@ -74,16 +74,26 @@ def catch_up(
     should_stop: Callable[[], bool] = lambda: False,
     on_window: Callable[[int], None] = lambda events: None,
 ) -> int:
-    """Store every window that the evidence holds and the sink lacks; returns how many. ``on_window`` gets events."""
+    """Store every window that the evidence holds and the sink lacks; returns how many. ``on_window`` gets events.
+
+    One broken window holds up its own partition only: the others are stored first. Raises that TamperError once there
+    is nothing else left to store, ClickHouseError if ClickHouse does not answer.
+    """
     stored = 0
+    broken: TamperError | None = None
     for windows in evidence.partitions:
-        for window in windows.read_from(sink.stored_up_to(windows.stream, windows.partition)):
-            sink.store(window)
-            stored += 1
-            close = window[-1].close
-            on_window(0 if close is None else close.events)
-            if should_stop():
-                return stored
+        try:
+            for window in windows.read_from(sink.stored_up_to(windows.stream, windows.partition)):
+                sink.store(window)
+                stored += 1
+                close = window[-1].close
+                on_window(0 if close is None else close.events)
+                if should_stop():
+                    return stored
+        except TamperError as error:
+            broken = broken or error
+    if broken is not None and not stored:
+        raise broken
     return stored
 
 

@@ -11,14 +11,17 @@ import logging
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_trail.runtime_start import _python_path
+from rlhf_audit_trail.runtime_start import python_path
 
 if TYPE_CHECKING:
     from rlhf_audit_trail.partition import SealedWindow
+    from rlhf_audit_trail.settings import Settings
+    from rlhf_audit_trail.window_sinks import WindowSink
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +34,29 @@ LATER = (
 )
 
 
-def is_available() -> bool:
-    """Whether a query copy can be fed here."""
-    from rlhf_audit_sinks.clickhouse.engine import is_installed
+@contextmanager
+def query_copy_sinks(directory: Path, settings: Settings, *, say: Callable[[str], None]) -> Iterator[list[WindowSink]]:
+    """The sinks that the settings ask for: the query copy's feed or none. Waits for it to catch up at the end.
 
-    return is_installed()
+    Raises NoEngineError if the settings insist on a query copy that is not installed.
+    """
+    from rlhf_audit_sinks.clickhouse.engine import NoEngineError, is_installed
+
+    if settings.clickhouse == "off":
+        yield []
+        return
+    if not is_installed():
+        if settings.clickhouse == "on":
+            raise NoEngineError
+        say(LATER)
+        yield []
+        return
+    feed = QueryCopyFeed(directory, settings.vault_dir, port=settings.query_port)
+    try:
+        yield [feed]
+    finally:
+        if not feed.close():
+            say(f"ClickHouse is not up to date yet: `rlhf-audit sql {directory}` catches up")
 
 
 class QueryCopyFeed:
@@ -56,7 +77,7 @@ class QueryCopyFeed:
                 stdout=subprocess.DEVNULL,
                 stderr=descriptor,
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": _python_path(), "TZ": "UTC"},
+                env={**os.environ, "PYTHONPATH": python_path(), "TZ": "UTC"},
                 start_new_session=True,
             )
         finally:

@@ -19,11 +19,10 @@ import logging
 import os
 import select
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_schemas.errors import AuditTrailError, TransportError
+from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_trail.query_copy import Evidence, catch_up
 
 if TYPE_CHECKING:
@@ -57,12 +56,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(directory: Path, vault: Path, port: int) -> None:
-    from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
+    from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine, EngineBusyError
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
     from rlhf_audit_trail.query_engine import ReadPool
     from rlhf_audit_trail.query_server import QueryServer
 
-    engine = EmbeddedEngine(directory, wait_s=_WAIT_FOR_ENGINE_S)
+    try:
+        engine = EmbeddedEngine(directory, wait_s=_WAIT_FOR_ENGINE_S, should_stop=_is_over)
+    except EngineBusyError as error:
+        logger.info("%s: nothing to do here", error)
+        return
     try:
         client = engine.client()
         sink = ClickHouseSink(client)
@@ -80,7 +83,7 @@ def _serve(directory: Path, vault: Path, port: int) -> None:
 
 def _feed(sink: ClickHouseSink, directory: Path, vault: Path) -> None:
     evidence: Evidence | None = None
-    is_over = False
+    is_over, said = False, ""
     while True:
         pause_s = _LOOK_S
         try:
@@ -88,18 +91,18 @@ def _feed(sink: ClickHouseSink, directory: Path, vault: Path) -> None:
                 evidence = Evidence.of(directory, vault)
             while catch_up(sink, evidence):
                 pass
-        except TransportError as error:
-            logger.warning("query copy pauses: %s", error)
-            if is_over:
-                return
+            said = ""
+        except AuditTrailError as error:  # the ledger is not founded yet, the disk is full, a window is broken
+            if str(error) != said:
+                said = str(error)
+                logger.warning("query copy pauses: %s", said)
             pause_s = _RETRY_S
-            time.sleep(pause_s)
         if is_over:
             return
-        is_over = _wait(pause_s)
+        is_over = _is_over(pause_s)
 
 
-def _wait(timeout_s: float) -> bool:
+def _is_over(timeout_s: float = 0.0) -> bool:
     """Wait for news; returns whether none will come any more."""
     ready, _, _ = select.select([0], [], [], timeout_s)
     return bool(ready) and os.read(0, 65536) == b""

@@ -113,7 +113,8 @@ class ReadConnection:
         except RuntimeError as error:
             message = str(error)
             code = _CODE.search(message)
-            raise QueryError(int(code[1]) if code else 1002, message[message.find("Code:") :]) from None
+            text = message[max(message.find("Code:"), 0) :].split(": In scope SELECT formatQuerySingleLine", 1)[0]
+            raise QueryError(int(code[1]) if code else 1002, text) from None
         return bytes(result.bytes() or b"")
 
 

@@ -54,7 +54,7 @@ def start_runtime(directory: Path) -> None:
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
     environment = {name: value for name, value in os.environ.items() if name != RUN_ID_VARIABLE}
-    environment["PYTHONPATH"] = _python_path()
+    environment["PYTHONPATH"] = python_path()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module under the interpreter that runs us
@@ -91,7 +91,7 @@ def wait_until_idle(directory: Path, timeout_s: float = 60.0) -> bool:
         time.sleep(0.02)
 
 
-def _python_path() -> str:
+def python_path() -> str:
     """Where our packages lie, in front of what the user had set: a checkout is not installed."""
     roots: dict[str, None] = {}
     for name in _PACKAGES:

@@ -51,6 +51,8 @@ class Settings:
     batch_events: int
     vault_dir: Path
     progress: ProgressMode
+    clickhouse: ProgressMode
+    query_port: int
     origins: Mapping[str, str]
     """Key -> where its value came from, in words a person can act on."""
 
@@ -89,7 +91,7 @@ def _log_name(raw: object) -> str:
     return raw
 
 
-def _progress(raw: object) -> str:
+def _switch(raw: object) -> str:
     if raw not in ("auto", "on", "off"):
         raise ValueError("expected auto, on or off")
     return str(raw)
@@ -109,7 +111,11 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
             SettingKey("window_seconds", 10, _whole_number(1, MAX_WINDOW_SECONDS), "length of a window"),
             SettingKey("batch_events", 1024, _whole_number(1, MAX_BATCH_EVENTS), "events in one batch at most"),
             SettingKey("vault_dir", "vault", _path, "folder of the encrypted payloads, relative to the trail"),
-            SettingKey("progress", "auto", _progress, "progress bar on stderr: auto, on or off"),
+            SettingKey("progress", "auto", _switch, "progress bar on stderr: auto, on or off"),
+            SettingKey("clickhouse", "auto", _switch, "feed ClickHouse meanwhile: auto (if installed), on or off"),
+            SettingKey(
+                "query_port", 0, _whole_number(0, 65535), "loopback port of ClickHouse HTTP; 0 takes a free one"
+            ),
         )
     }
 )
@@ -149,6 +155,8 @@ def load_settings(
         batch_events=int(values["batch_events"]),
         vault_dir=directory / str(values["vault_dir"]),
         progress=cast(ProgressMode, values["progress"]),
+        clickhouse=cast(ProgressMode, values["clickhouse"]),
+        query_port=int(values["query_port"]),
         origins=MappingProxyType({name: origins[name] for name in KEYS}),
     )
 

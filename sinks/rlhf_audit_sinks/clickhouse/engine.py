@@ -18,6 +18,7 @@ import fcntl
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,14 +52,15 @@ def is_installed() -> bool:
 class EmbeddedEngine:
     """The engine of one trail, open in this process and in no other. Every thread takes a client of its own."""
 
-    def __init__(self, trail: Path, *, wait_s: float = 0.0) -> None:
+    def __init__(self, trail: Path, *, wait_s: float = 0.0, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Raises EngineBusyError if another process has it open until ``wait_s`` is over or waiting is called off."""
         if not is_installed():
             raise NoEngineError
         self.folder = trail / FOLDER
         self.data = self.folder / "data"
         for folder in (self.folder, self.data, self.folder / "tmp"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._fd = _lock(self.folder / "lock", wait_s)
+        self._fd = _lock(self.folder / "lock", wait_s, should_stop)
         sweep(self.folder / "tmp")
         # The client library asks for temporary files by this name; the whole process is ours when this runs.
         tempfile.tempdir = str(self.folder / "tmp")
@@ -102,14 +104,14 @@ def is_open_somewhere(trail: Path) -> bool:
     return False
 
 
-def _lock(path: Path, wait_s: float) -> int:
+def _lock(path: Path, wait_s: float, should_stop: Callable[[], bool]) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + wait_s
     while True:
         with suppress(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return fd
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or should_stop():
             os.close(fd)
             raise EngineBusyError(f"{path.parent}: another process has the query copy open")
         time.sleep(_LOCK_POLL_S)

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-missing-columns", action="store_true", help="columns that the first rows lack are fine")
     add("--dry-run", action="store_true", help="map the first rows, show what would happen, write nothing")
     add("--json", action="store_true", help="the report for machines")
-    add_setting_flags(parser, "batch_events", "log_name", "window_seconds", "progress")
+    add_setting_flags(parser, "batch_events", "log_name", "window_seconds", "progress", "clickhouse", "query_port")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,6 +141,7 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
     from rlhf_audit_trail import __version__
     from rlhf_audit_trail.local import LocalTrail
     from rlhf_audit_trail.progress import track
+    from rlhf_audit_trail.query_copy_feed import query_copy_sinks
 
     recording = Recording(
         signer=SeedSigner(os.urandom(32)),
@@ -152,11 +153,13 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
     reports: list[IngestReport] = []
     with (
         _asked_to_stop() as signals,
+        query_copy_sinks(args.out, settings, say=_say) as sinks,
         LocalTrail(
             args.out,
             log_name=settings.log_name,
             window_seconds=settings.window_seconds,
             vault_dir=settings.vault_dir,
+            sinks=sinks,
         ) as trail,
     ):
         for path in args.files:

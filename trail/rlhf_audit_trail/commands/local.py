@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="trail (default %(default)s)"
     )
     parser.add_argument("--until-idle", action="store_true", help="end when nobody records any more")
-    add_setting_flags(parser, "log_name", "window_seconds")
+    add_setting_flags(parser, "log_name", "window_seconds", "clickhouse", "query_port")
 
 
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.query_copy_feed import query_copy_sinks
     from rlhf_audit_trail.runtime import run_runtime
 
     settings = settings_of(args, args.directory)
@@ -50,9 +51,11 @@ def run(args: argparse.Namespace) -> int:
             log_name=settings.log_name,
             window_seconds=settings.window_seconds,
             vault_dir=settings.vault_dir,
+            sinks=sinks,
         )
 
-    ran = run_runtime(args.directory, open_trail, until_idle=args.until_idle, should_stop=lambda: bool(signals))
+    with query_copy_sinks(args.directory, settings, say=lambda text: print(text, file=sys.stderr)) as sinks:
+        ran = run_runtime(args.directory, open_trail, until_idle=args.until_idle, should_stop=lambda: bool(signals))
     if not ran:
         print(f"another runtime holds {args.directory}: nothing to do", file=sys.stderr)
     return 0

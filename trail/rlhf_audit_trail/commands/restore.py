@@ -1,0 +1,60 @@
+"""``rlhf-audit restore``: build the query copy anew from the evidence and its vault.
+
+The same code feeds the live copy. Nothing is lost when the old copy goes: it
+held nothing that ``objects/`` and ``vault/`` do not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
+
+HELP = "build the ClickHouse copy anew from objects/ and vault/"
+EXAMPLES = """\
+rlhf-audit restore my-trail            throws the old copy away and fills a new one
+rlhf-audit restore my-trail --keep     only adds what is missing
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="trail (default %(default)s)")
+    add("--keep", action="store_true", help="keep what is there and add what is missing")
+    add("--json", action="store_true", help="for machines")
+    add_setting_flags(parser, "progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
+    from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+    from rlhf_audit_trail.progress import track
+    from rlhf_audit_trail.query_copy import Evidence, catch_up, start_over
+
+    settings = settings_of(args, args.directory)
+    evidence = Evidence.of(args.directory, settings.vault_dir)  # before anything is thrown away
+    started = time.monotonic()
+    engine = EmbeddedEngine(args.directory)
+    try:
+        if not args.keep:
+            start_over(engine)
+        client = engine.client()
+        try:
+            sink = ClickHouseSink(client)
+            with track(None, "restore", "events", mode=settings.progress) as meter:
+                windows = catch_up(sink, evidence, on_window=meter.advance)
+            rows = sink.rows_stored
+        finally:
+            client.close()
+    finally:
+        engine.close()
+    seconds = time.monotonic() - started
+    if args.json:
+        print(json.dumps({"windows": windows, "rows": rows, "seconds": round(seconds, 3)}))
+    else:
+        print(f"{windows:,} windows, {rows:,} rows in {seconds:.1f} s")
+        print(f"ask it: rlhf-audit sql {args.directory} 'SHOW TABLES'")
+    return 0
