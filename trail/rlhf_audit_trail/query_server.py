@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 PASSWORD_FILE, ADDRESS_FILE = "password", "http.json"
 USER = "default"
 _MAX_QUERY_BYTES = 1 << 20
-_AUTHENTICATION_FAILED, _SYNTAX, _TOO_LARGE = 516, 62, 291
+_AUTHENTICATION_FAILED, _ACCESS_DENIED, _SYNTAX, _TOO_LARGE = 516, 497, 62, 291
 _NOT_FOUND_CODES = (60, 81)
 _IDLE_S = 120.0
 _MAX_CONNECTIONS = 64
@@ -171,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status=403,
             )
         elif self.headers.get("Content-Encoding", "identity") != "identity":
-            self._fail(_SYNTAX, "queries are sent uncompressed here")
+            self._fail(_ACCESS_DENIED, "only queries that read are answered, sent uncompressed. (ACCESS_DENIED)")
         else:
             self._run(keys, body)
 
