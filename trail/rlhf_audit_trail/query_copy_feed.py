@@ -30,8 +30,6 @@ _LOG = "process.log"
 _MAX_LOG_BYTES = 1 << 20
 
 LATER = "ClickHouse is not installed and catches up later: pip install 'rlhf-audit-trail[sinks]', then rlhf-audit sql"
-    "ClickHouse is not installed: `rlhf-audit sql` and `restore` catch up later, pip install 'rlhf-audit-trail[sinks]'"
-)
 
 
 @contextmanager
