@@ -102,9 +102,7 @@ def spooled_events(directory: Path, kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def drain(
-    trail: Path, disk: Disk | None = None, *, wait: Callable[[], None] = lambda: time.sleep(0.001)
-) -> None:
+def drain(trail: Path, disk: Disk | None = None, *, wait: Callable[[], None] = lambda: time.sleep(0.001)) -> None:
     """Take every spool to its end, seal, store: what the runtime does, in this process."""
     with LocalTrail(trail, disk=disk) as opened:
         runtime = Runtime(opened, disk)

@@ -301,6 +301,7 @@ class SpoolWriter:
         self.session.cut()
         self._declare()
         self.session.beat_if_due()
+        self.session.lifecycle.cut()
         self.log.work()
 
     def _declare(self) -> None:

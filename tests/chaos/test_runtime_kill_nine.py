@@ -64,9 +64,9 @@ def test_fifty_kills_of_the_runtime_lose_no_event_and_double_none(
             victim.communicate()
     phase.write_bytes(b"last".ljust(PHASE_BYTES))
     last = start("runtime_child.py", trail, copy, phase)
-    for rank in ranks:
-        rank.communicate(timeout=300)
-        assert rank.returncode == 0
+    for process in ranks:
+        process.communicate(timeout=300)
+        assert process.returncode == 0
     assert last.communicate(timeout=300)[0].strip() == "ran"
     with capsys.disabled():
         print(f"\nkill -9 of the runtime, seed {SEED}: {kills} kills; phases hit:")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crash.fake_disk import Crash, CountingDisk, CrashingDisk, VolatileDisk
+from crash.fake_disk import CountingDisk, Crash, CrashingDisk, VolatileDisk
 from crash.resealing import KeepingDisk, differences
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_trail.ledger_facts import ledger_facts

@@ -31,7 +31,7 @@ from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_stores.sourcelog import Origin
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
 from rlhf_audit_trail.partition import MAX_WINDOW_BYTES, LocalPartition
-from rlhf_audit_trail.window_sinks import WindowSink
+from rlhf_audit_trail.window_sinks import OptionalSinks, WindowSink
 
 _PUBLISH_EVERY_S = 1.0  # closes that wait are published together, at most once a second
 
@@ -54,7 +54,7 @@ class LocalTrail:
         clock_us: Callable[[], int] = _now_us,
         sinks: Sequence[WindowSink] = (),
     ) -> None:
-        self._sinks = sinks
+        self._sinks = OptionalSinks(sinks)
         self.directory = directory
         self._disk = RealDisk() if disk is None else disk
         self._clock_us = clock_us
@@ -262,8 +262,7 @@ class LocalTrail:
         for window in part.work():
             self._unpublished.append(window.checkpoint)
             self.windows_stored += 1
-            for sink in self._sinks:
-                sink.store(window)
+            self._sinks.store(window)
 
     def _tick(self, part: LocalPartition, *, flush: bool) -> None:
         part.tick(

@@ -2,7 +2,8 @@
 
 At once: copy the columns, check that they fit each other, add up their size.
 Later: digest texts, draw salts, encode. A column may be anything with
-``tolist`` (an array, a tensor on the CPU) or a sequence.
+``tolist`` (an array, a tensor on the CPU) or a sequence. A conversation (a
+list of messages) stands for its canonical JSON: sorted keys, no spaces, UTF-8.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def annotation_rows(
     labeler: str | None,
 ) -> Rows:
     """Rows of ``AuditTrail.log_annotations``. Raises ConfigError if columns do not fit each other."""
-    texts = _listed({"prompt": prompts, "response": responses, "chosen": chosen, "rejected": rejected})
+    texts = _texts({"prompt": prompts, "response": responses, "chosen": chosen, "rejected": rejected})
     columns = _listed(
         {
             "score": rewards,
@@ -98,7 +99,7 @@ def annotation_rows(
 
 def rollout_rows(*, prompts: Any, completions: Any, rewards: Mapping[str, Any], step: int | None, ids: Any) -> Rows:
     """Rows of ``AuditTrail.log_rollouts``. Raises ConfigError if columns do not fit each other."""
-    texts = _listed({"prompt": prompts, "completion": completions})
+    texts = _texts({"prompt": prompts, "completion": completions})
     judged = {name: _list(values) for name, values in rewards.items()}
     id_list = _as_strings(ids)
     lengths = {name: len(values) for name, values in texts.items()}
@@ -203,4 +204,19 @@ def _one_length(lengths: Mapping[str, int]) -> int:
 
 
 def _size(texts: Mapping[str, Sequence[Any]]) -> int:
-    return sum(sum(map(len, filter(None, values))) for values in texts.values())
+    return sum(sum(len(value) for value in values if isinstance(value, (str, bytes))) for values in texts.values())
+
+
+def _texts(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Columns of texts; conversations are written down at once, since their messages may change."""
+    return {
+        name: [
+            json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+            if isinstance(value, (list, dict))
+            else value
+            for value in values
+        ]
+        if any(isinstance(value, (list, dict)) for value in values)
+        else values
+        for name, values in _listed(columns).items()
+    }

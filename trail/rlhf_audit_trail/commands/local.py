@@ -9,10 +9,14 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
+
+if TYPE_CHECKING:
+    from rlhf_audit_trail.window_sinks import WindowSink
 
 HELP = "seal and store what training processes record, until told to stop"
 EXAMPLES = """\
@@ -45,17 +49,25 @@ def run(args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
 
+    made: list[list[WindowSink]] = []
+
     def open_trail() -> LocalTrail:
+        if not made:  # only now: a runtime that finds another one at work has nothing to feed
+            made.append(stack.enter_context(query_copy_sinks(args.directory, settings, say=_say)))
         return LocalTrail(
             args.directory,
             log_name=settings.log_name,
             window_seconds=settings.window_seconds,
             vault_dir=settings.vault_dir,
-            sinks=sinks,
+            sinks=made[0],
         )
 
-    with query_copy_sinks(args.directory, settings, say=lambda text: print(text, file=sys.stderr)) as sinks:
+    with ExitStack() as stack:
         ran = run_runtime(args.directory, open_trail, until_idle=args.until_idle, should_stop=lambda: bool(signals))
     if not ran:
-        print(f"another runtime holds {args.directory}: nothing to do", file=sys.stderr)
+        _say(f"another runtime holds {args.directory}: nothing to do")
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,238 @@
+"""``AuditTrail`` in one process, without a runtime: what is recorded, refused, and never reaches the training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
+from rlhf_audit_producers.spool import RecordingError
+from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_trail import AuditableRLHF, AuditTrail
+from rlhf_audit_trail import recording as recording_module
+from spooling import spooled, spooled_events
+
+
+@pytest.fixture(autouse=True)
+def _no_run_id_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (RUN_ID_VARIABLE, "RANK", "WORLD_SIZE", "SLURM_JOB_ID", "SLURM_PROCID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Iterator[AuditTrail]:
+    with AuditTrail(tmp_path, "run", runtime=False) as opened:
+        yield opened
+
+
+def sha(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def annotations(trail: AuditTrail) -> list[dict[str, Any]]:
+    assert trail.flush()
+    return spooled_events(trail.directory, "annotation")
+
+
+def test_rewards_are_recorded_row_by_row_with_digests_and_no_text(trail: AuditTrail) -> None:
+    trail.log_annotations(
+        prompts=["p0", "p1"], responses=["r0", "r1"], rewards=[0.5, 1], annotators=["ann", None], ids=["i0", "i1"]
+    )
+    rows = sorted(annotations(trail), key=lambda row: row["annotation_id"])
+    assert [row["prompt_sha256"] for row in rows] == [sha("p0"), sha("p1")]
+    assert [row["response_sha256"] for row in rows] == [sha("r0"), sha("r1")]
+    assert [row["score"] for row in rows] == [0.5, 1.0]
+    assert [row["annotator"] for row in rows] == ["ann", None]
+    assert {row["prompt_text"] for row in rows} == {None}
+    assert {row["run_id"] for row in rows} == {"run"}
+    assert len({row["salt"] for row in rows}) == 2
+
+
+def test_text_is_stored_only_if_asked_for(tmp_path: Path) -> None:
+    with AuditTrail(tmp_path, "run", runtime=False, store_text=True) as trail:
+        trail.log_annotations(prompts=["p"], chosen=["c"], rejected=["r"])
+        (row,) = annotations(trail)
+        assert (row["prompt_text"], row["chosen_text"], row["rejected_text"]) == ("p", "c", "r")
+
+
+def test_pairs_rankings_and_axes_are_judgements_too(trail: AuditTrail) -> None:
+    trail.log_annotations(chosen=["c"], rejected=["r"], labeler="ai")
+    trail.log_annotations(prompts=["p"], rankings=[["best", "worst"]])
+    trail.log_annotations(responses=["r"], axes={"help": [1.0], "harm": [None]})
+    pair, ranked, rated = annotations(trail)
+    assert (pair["chosen_sha256"], pair["rejected_sha256"], pair["labeler"]) == (sha("c"), sha("r"), "ai")
+    assert ranked["ranking_sha256"] == [sha("best"), sha("worst")]
+    assert (rated["axis_names"], rated["axis_values"]) == (["help", "harm"], [1.0, None])
+
+
+def test_a_digest_stands_for_a_text(trail: AuditTrail) -> None:
+    trail.log_annotations(prompts=[sha("secret")], rewards=[1.0])
+    assert annotations(trail)[0]["prompt_sha256"] == sha("secret")
+
+
+class Tensor:
+    """Something with ``tolist``, as arrays and tensors have."""
+
+    def tolist(self) -> list[float]:
+        return [0.25, 0.75]
+
+
+def test_arrays_and_tensors_are_columns(trail: AuditTrail) -> None:
+    trail.log_annotations(rewards=Tensor())  # type: ignore[arg-type]  # duck-typed on purpose
+    assert [row["score"] for row in annotations(trail)] == [0.25, 0.75]
+
+
+def test_lists_may_be_changed_by_the_caller_afterwards(trail: AuditTrail) -> None:
+    prompts, rewards = ["before"], [1.0]
+    trail.log_annotations(prompts=prompts, rewards=rewards)
+    prompts[0], rewards[0] = "after", 2.0
+    (row,) = annotations(trail)
+    assert (row["prompt_sha256"], row["score"]) == (sha("before"), 1.0)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompts": ["a"], "rewards": [1.0, 2.0]},
+        {"rewards": [1.0], "annotators": ["a", "b"]},
+        {"prompts": ["a"]},
+        {"chosen": ["a"]},
+        {"axes": {"x": [1.0]}, "rewards": [1.0, 2.0]},
+    ],
+)
+def test_columns_that_do_not_fit_are_refused_at_once(columns: dict[str, Any], trail: AuditTrail) -> None:
+    with pytest.raises(ConfigError):
+        trail.log_annotations(**columns)
+
+
+def test_values_that_cannot_be_are_declared_and_training_goes_on(trail: AuditTrail) -> None:
+    trail.log_annotations(prompts=[object()], rewards=[1.0])  # type: ignore[list-item]  # wrong on purpose
+    trail.log_annotations(prompts=["p"], rewards=[1.0])
+    assert len(annotations(trail)) == 1
+    (loss,) = spooled_events(trail.directory, "loss")
+    assert (loss["reason"], loss["count"]) == ("encode_failed", 1)
+
+
+def test_a_conversation_stands_for_its_canonical_json(trail: AuditTrail) -> None:
+    talk = [{"role": "user", "content": "ü"}]
+    trail.log_annotations(prompts=[talk, "p"], rewards=[1.0, 1.0])  # type: ignore[list-item]  # what TRL has
+    talk[0]["content"] = "changed"
+    rows = annotations(trail)
+    assert [row["prompt_sha256"] for row in rows] == [sha('[{"content":"ü","role":"user"}]'), sha("p")]
+
+
+def test_no_rows_are_no_event(trail: AuditTrail) -> None:
+    trail.log_annotations(prompts=[], rewards=[])
+    assert annotations(trail) == []
+
+
+def test_any_kind_is_recorded_with_what_may_be_left_out(trail: AuditTrail) -> None:
+    trail.record("policy_update", {"step": 3, "is_logged": True, "loss": 0.5, "was_skipped": False})
+    assert trail.flush()
+    (event,) = spooled_events(trail.directory, "policy_update")
+    assert (event["run_id"], event["rank"], event["step"], event["loss"], event["kl"]) == ("run", 0, 3, 0.5, None)
+    with pytest.raises(ConfigError, match="unknown kind"):
+        trail.record("nonsense", {})
+
+
+def test_rollouts_hold_one_reward_for_each_function(trail: AuditTrail) -> None:
+    trail.log_rollouts(prompts=["p", "p"], completions=["a", "b"], rewards={"f": [1.0, None], "g": [0.0, 2.0]}, step=4)
+    assert trail.flush()
+    first, second = spooled_events(trail.directory, "rollout")
+    assert (first["function_names"], first["rewards"], first["step"]) == (["f", "g"], [1.0, 0.0], 4)
+    assert (second["rewards"], second["completion_sha256"]) == ([None, 2.0], sha("b"))
+
+
+def test_a_run_says_who_records_and_how_it_ended(tmp_path: Path) -> None:
+    def train() -> None:
+        with AuditTrail(tmp_path, "run", runtime=False):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    (start,), (end,) = (spooled_events(tmp_path, kind) for kind in ("producer_start", "producer_end"))
+    assert (start["producer"], start["purpose"], start["run_id"]) == ("run/0", "train", "run")
+    assert end["reason"] == "failed"
+    assert all(body.final for _, body in spooled(tmp_path)[-1:])
+
+
+def test_a_second_life_is_a_new_epoch_of_the_same_run(tmp_path: Path) -> None:
+    for _ in range(2):
+        with AuditTrail(tmp_path, "run", runtime=False) as trail:
+            trail.log_annotations(rewards=[1.0])
+    assert [event["epoch"] for event in spooled_events(tmp_path, "producer_start")] == [0, 1]
+    assert [event["previous_epoch"] for event in spooled_events(tmp_path, "producer_start")] == [None, 0]
+
+
+def test_children_find_the_run_in_their_environment_as_long_as_the_trail_is_open(tmp_path: Path) -> None:
+    with AuditTrail(tmp_path, runtime=False) as trail:
+        assert os.environ[RUN_ID_VARIABLE] == trail.run_id
+    assert RUN_ID_VARIABLE not in os.environ
+
+
+def test_a_pickled_trail_is_opened_again_as_a_producer_of_its_own(trail: AuditTrail) -> None:
+    trail.log_annotations(rewards=[1.0])
+    assert trail.flush()
+    with pickle.loads(pickle.dumps(trail)) as copy:  # noqa: S301 - our own bytes
+        copy.log_annotations(rewards=[2.0])
+        assert copy.flush()
+        assert (copy.run_id, copy.producer) == ("run", "run/0/1")
+
+
+def test_an_unusable_folder_stops_nothing_unless_the_trail_is_strict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "input/output error")
+
+    monkeypatch.setattr(recording_module, "ledger_facts", broken)
+    with AuditTrail(tmp_path, "run", runtime=False) as trail:
+        trail.log_annotations(rewards=[1.0])
+        trail.record("heartbeat", {"producer": "p", "epoch": 0})
+    assert "nothing will be recorded" in caplog.text
+    with pytest.raises(RecordingError):
+        AuditTrail(tmp_path, "run", runtime=False, strict=True)
+
+
+def test_a_strict_trail_stops_the_training_when_events_are_lost(tmp_path: Path) -> None:
+    trail = AuditTrail(tmp_path, "run", runtime=False, strict=True, queue_events=10)
+    with pytest.raises(RecordingError, match="queue is full"):
+        trail.log_annotations(rewards=[1.0] * 11)
+    trail.close()
+
+
+def test_our_own_failing_thread_does_not_reach_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from rlhf_audit_producers.spool_writer import SpoolWriter
+
+    def broken(self: SpoolWriter) -> None:
+        raise RuntimeError("a defect of ours")
+
+    monkeypatch.setattr(SpoolWriter, "turn", broken)
+    trail = AuditTrail(tmp_path, "run", runtime=False)
+    trail.log_annotations(rewards=[1.0])
+    assert not trail.flush()
+    trail.log_annotations(rewards=[1.0])
+    trail.close()
+    assert "recording stopped" in caplog.text
+    assert "a defect of ours" not in caplog.text, "messages of others may hold contents"
+
+
+def test_a_network_file_system_gets_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording_module, "network_file_system", lambda folder: "NFS")
+    with pytest.warns(UserWarning, match="network file system") as caught:
+        AuditTrail(tmp_path, "run", runtime=False).close()
+    assert "local disk" in str(caught[0].message)
+    with pytest.raises(RecordingError, match="NFS"):
+        AuditTrail(tmp_path, "run", runtime=False, strict=True)
+
+
+def test_both_names_are_one_class() -> None:
+    assert AuditableRLHF is AuditTrail
