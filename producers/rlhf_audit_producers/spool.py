@@ -159,14 +159,14 @@ class Spool:
                 self._turned.notify_all()
 
     def _turn(self) -> None:
-        asked = self._asked
-        self._writer.turn()
-        self._tell_turned(asked)
         if self._every_turn is not None:
             try:
                 self._every_turn()
             except Exception as error:  # noqa: BLE001 - a convenience beside recording, never its end
-                logger.warning("%s", _safe(error))
+                logger.warning("%s %s", type(error).__name__, _safe(error))
+        asked = self._asked
+        self._writer.turn()
+        self._tell_turned(asked)
 
     def _tell_turned(self, asked: int) -> None:
         with self._turned:

@@ -16,10 +16,12 @@ rank 0 records. ``all_ranks=False`` says that these are this rank's own rows.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -119,6 +121,7 @@ class AuditTrail:
         except (AuditTrailError, OSError) as error:
             self._fail(error)
         self._leave_run_id()
+        _OPEN.add(self)
 
     @property
     def run_id(self) -> str:
@@ -252,6 +255,7 @@ class AuditTrail:
     def close(self, reason: EndReason | None = None) -> None:
         """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway."""
         spool = self._spool
+        _OPEN.discard(self)
         if spool is not None:
             spool.close(exit_reason() if reason is None else reason)
             if self._how["runtime"] and self._pid == os.getpid():
@@ -307,6 +311,16 @@ class AuditTrail:
 
 
 AuditableRLHF = AuditTrail
+
+_OPEN: weakref.WeakSet[AuditTrail] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for trail in list(_OPEN):
+        trail.close()
+
+
+atexit.register(_close_all)
 
 
 def _reopen(directory: Path, run_id: str, rank: int, world_size: int, how: Mapping[str, Any]) -> AuditTrail:

@@ -7,6 +7,7 @@ last producer has gone and everything is stored.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import subprocess
@@ -100,3 +101,6 @@ def python_path() -> str:
             roots[str(Path(spec.origin).parent.parent)] = None
     inherited = os.environ.get("PYTHONPATH", "")
     return os.pathsep.join([*roots, *([inherited] if inherited else [])])
+
+
+atexit.register(let_go)  # runs after whatever closes trails: that was registered later

@@ -179,7 +179,8 @@ def test_recording_goes_on_when_there_is_space_again(tmp_path: Path) -> None:
     assert spool.is_full
     full.free(1 << 30)
     spool.turn()
-    assert not spool.is_full
+    is_full: bool = spool.is_full
+    assert not is_full
     spool.close("finished")
     assert numbers(tmp_path, "annotations") == list(range(60))
     assert declared(tmp_path, "annotations") == []
@@ -210,7 +211,8 @@ def test_after_a_failed_sync_the_same_bytes_stand_under_the_same_offsets(tmp_pat
     disk.failing = False
     queue.put(withdrawals(6, 3))
     spool.turn()
-    assert not spool.is_full
+    is_full: bool = spool.is_full
+    assert not is_full
     spool.close("finished")
     assert spooled(tmp_path)[: len(seen)] == seen
     assert numbers(tmp_path, "annotations") == list(range(9))

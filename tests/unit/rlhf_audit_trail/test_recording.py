@@ -35,7 +35,7 @@ def sha(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def annotations(trail: AuditTrail) -> list[dict[str, Any]]:
+def judgements(trail: AuditTrail) -> list[dict[str, Any]]:
     assert trail.flush()
     return spooled_events(trail.directory, "annotation")
 
@@ -44,7 +44,7 @@ def test_rewards_are_recorded_row_by_row_with_digests_and_no_text(trail: AuditTr
     trail.log_annotations(
         prompts=["p0", "p1"], responses=["r0", "r1"], rewards=[0.5, 1], annotators=["ann", None], ids=["i0", "i1"]
     )
-    rows = sorted(annotations(trail), key=lambda row: row["annotation_id"])
+    rows = sorted(judgements(trail), key=lambda row: row["annotation_id"])
     assert [row["prompt_sha256"] for row in rows] == [sha("p0"), sha("p1")]
     assert [row["response_sha256"] for row in rows] == [sha("r0"), sha("r1")]
     assert [row["score"] for row in rows] == [0.5, 1.0]
@@ -57,7 +57,7 @@ def test_rewards_are_recorded_row_by_row_with_digests_and_no_text(trail: AuditTr
 def test_text_is_stored_only_if_asked_for(tmp_path: Path) -> None:
     with AuditTrail(tmp_path, "run", runtime=False, store_text=True) as trail:
         trail.log_annotations(prompts=["p"], chosen=["c"], rejected=["r"])
-        (row,) = annotations(trail)
+        (row,) = judgements(trail)
         assert (row["prompt_text"], row["chosen_text"], row["rejected_text"]) == ("p", "c", "r")
 
 
@@ -65,7 +65,7 @@ def test_pairs_rankings_and_axes_are_judgements_too(trail: AuditTrail) -> None:
     trail.log_annotations(chosen=["c"], rejected=["r"], labeler="ai")
     trail.log_annotations(prompts=["p"], rankings=[["best", "worst"]])
     trail.log_annotations(responses=["r"], axes={"help": [1.0], "harm": [None]})
-    pair, ranked, rated = annotations(trail)
+    pair, ranked, rated = judgements(trail)
     assert (pair["chosen_sha256"], pair["rejected_sha256"], pair["labeler"]) == (sha("c"), sha("r"), "ai")
     assert ranked["ranking_sha256"] == [sha("best"), sha("worst")]
     assert (rated["axis_names"], rated["axis_values"]) == (["help", "harm"], [1.0, None])
@@ -73,7 +73,7 @@ def test_pairs_rankings_and_axes_are_judgements_too(trail: AuditTrail) -> None:
 
 def test_a_digest_stands_for_a_text(trail: AuditTrail) -> None:
     trail.log_annotations(prompts=[sha("secret")], rewards=[1.0])
-    assert annotations(trail)[0]["prompt_sha256"] == sha("secret")
+    assert judgements(trail)[0]["prompt_sha256"] == sha("secret")
 
 
 class Tensor:
@@ -85,14 +85,14 @@ class Tensor:
 
 def test_arrays_and_tensors_are_columns(trail: AuditTrail) -> None:
     trail.log_annotations(rewards=Tensor())  # type: ignore[arg-type]  # duck-typed on purpose
-    assert [row["score"] for row in annotations(trail)] == [0.25, 0.75]
+    assert [row["score"] for row in judgements(trail)] == [0.25, 0.75]
 
 
 def test_lists_may_be_changed_by_the_caller_afterwards(trail: AuditTrail) -> None:
     prompts, rewards = ["before"], [1.0]
     trail.log_annotations(prompts=prompts, rewards=rewards)
     prompts[0], rewards[0] = "after", 2.0
-    (row,) = annotations(trail)
+    (row,) = judgements(trail)
     assert (row["prompt_sha256"], row["score"]) == (sha("before"), 1.0)
 
 
@@ -114,7 +114,7 @@ def test_columns_that_do_not_fit_are_refused_at_once(columns: dict[str, Any], tr
 def test_values_that_cannot_be_are_declared_and_training_goes_on(trail: AuditTrail) -> None:
     trail.log_annotations(prompts=[object()], rewards=[1.0])  # type: ignore[list-item]  # wrong on purpose
     trail.log_annotations(prompts=["p"], rewards=[1.0])
-    assert len(annotations(trail)) == 1
+    assert len(judgements(trail)) == 1
     (loss,) = spooled_events(trail.directory, "loss")
     assert (loss["reason"], loss["count"]) == ("encode_failed", 1)
 
@@ -123,13 +123,13 @@ def test_a_conversation_stands_for_its_canonical_json(trail: AuditTrail) -> None
     talk = [{"role": "user", "content": "ü"}]
     trail.log_annotations(prompts=[talk, "p"], rewards=[1.0, 1.0])  # type: ignore[list-item]  # what TRL has
     talk[0]["content"] = "changed"
-    rows = annotations(trail)
+    rows = judgements(trail)
     assert [row["prompt_sha256"] for row in rows] == [sha('[{"content":"ü","role":"user"}]'), sha("p")]
 
 
 def test_no_rows_are_no_event(trail: AuditTrail) -> None:
     trail.log_annotations(prompts=[], rewards=[])
-    assert annotations(trail) == []
+    assert judgements(trail) == []
 
 
 def test_any_kind_is_recorded_with_what_may_be_left_out(trail: AuditTrail) -> None:
