@@ -189,6 +189,32 @@ def test_a_runtime_that_is_killed_is_started_again_while_the_training_goes_on(tm
     sane(tmp_path)
 
 
+def test_an_ingest_gets_the_trail_while_a_training_records(tmp_path: Path) -> None:
+    trail, file = tmp_path / "trail", tmp_path / "rows.csv"
+    file.write_text("item,score\n" + "".join(f"file-{n},1\n" for n in range(ROWS)), encoding="utf-8")
+    training = start("waits", trail)
+    assert training.stdout is not None
+    assert training.stdin is not None
+    training.stdout.readline()
+    until(lambda: runtime_start.is_running(trail) and (trail / "objects" / "logs").exists())
+    command = [sys.executable, "-m", "rlhf_audit_trail", "ingest", str(file), "--out", str(trail)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RLHF_AUDIT_CLICKHOUSE": "off"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert training.poll() is None
+    _, err = training.communicate("", timeout=60)
+    assert training.returncode == 0, err
+    settle(trail)
+    assert items(trail) == once("waits", "later", "file")
+    sane(trail)
+
+
 def test_a_restarted_rank_goes_on_in_a_new_epoch_of_the_same_run(tmp_path: Path) -> None:
     finish(start("killed", tmp_path, RANK="0", TORCHELASTIC_RUN_ID="job"), -signal.SIGKILL)
     finish(start("rank", tmp_path, RANK="0", TORCHELASTIC_RUN_ID="job"))

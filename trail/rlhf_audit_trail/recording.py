@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LOOK_AFTER_RUNTIME_S = 2.0
-_MAX_RUNTIME_STARTS = 60  # in the life of a process: a runtime that cannot live is not started for ever
+_FIRST_PAUSE_S, _MAX_PAUSE_S, _SHORT_LIFE_S = 2.0, 60.0, 30.0  # a runtime that cannot live is started ever more rarely
 
 
 class AuditTrail:
@@ -88,8 +88,9 @@ class AuditTrail:
         }
         self._disk: Disk = RealDisk() if disk is None else disk
         self._spool: Spool | None = None
-        self._runtime_looked_at = 0.0
-        self._runtime_starts = 0
+        self._look_after_runtime_at = 0.0
+        self._runtime_started_at = float("-inf")
+        self._runtime_pause_s = _FIRST_PAUSE_S
         self._is_warned = False
         self._leaves_run_id = False
         self._pid = os.getpid()
@@ -288,10 +289,14 @@ class AuditTrail:
     def _look_after_runtime(self) -> None:
         """On the writer's thread: a runtime that is not there, or died, is started again."""
         now = time.monotonic()
-        if now - self._runtime_looked_at < _LOOK_AFTER_RUNTIME_S or self._runtime_starts >= _MAX_RUNTIME_STARTS:
+        if now < self._look_after_runtime_at:
             return
-        self._runtime_looked_at = now
-        self._runtime_starts += runtime_start.ensure_runtime(self.directory)
+        self._look_after_runtime_at = now + _LOOK_AFTER_RUNTIME_S
+        if runtime_start.ensure_runtime(self.directory):
+            did_not_live = now - self._runtime_started_at < _SHORT_LIFE_S
+            self._runtime_pause_s = min(2 * self._runtime_pause_s, _MAX_PAUSE_S) if did_not_live else _FIRST_PAUSE_S
+            self._look_after_runtime_at = now + self._runtime_pause_s
+            self._runtime_started_at = now
 
     def _leave_run_id(self) -> None:
         if RUN_ID_VARIABLE not in os.environ:

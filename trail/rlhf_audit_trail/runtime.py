@@ -21,6 +21,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rlhf_audit_ledger.batch import MAX_BATCH_EVENTS
@@ -33,6 +34,7 @@ from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import LockedError, make_folders_durably
 from rlhf_audit_stores.recordlog import DamagedLogError
 from rlhf_audit_trail import __version__
+from rlhf_audit_trail.borrowing import is_wanted
 from rlhf_audit_trail.local import LocalTrail
 from rlhf_audit_trail.runtime_start import RUNTIME_LOCK
 from rlhf_audit_trail.spool_reader import SpoolReader
@@ -193,46 +195,60 @@ def run_runtime(
 def _run_locked(
     directory: Path, open_trail: Callable[[], LocalTrail], *, until_idle: bool, should_stop: Callable[[], bool]
 ) -> None:
-    trail = _opened(directory, open_trail, until_idle, should_stop)
-    if trail is None:
-        return
-    try:
-        runtime = Runtime(trail)
-        idle_since: float | None = None
-        is_drained = False
-        while not should_stop():
-            if not (directory / "spool").exists():
-                logger.warning("%s is gone: nothing left to do", directory)
+    while True:
+        trail = _opened(directory, open_trail, until_idle, should_stop)
+        if trail is None:
+            return
+        try:
+            if _serve(directory, trail, until_idle=until_idle, should_stop=should_stop):
                 return
-            if runtime.turn():
-                idle_since, is_drained = None, False
-                time.sleep(_BUSY_POLL_S)
-                continue
-            now = time.monotonic()
-            idle_since = now if idle_since is None else idle_since
-            if now - idle_since >= IDLE_S and not is_drained:
-                if until_idle:
-                    break
-                runtime.drain()
-                is_drained = True
-            time.sleep(_IDLE_POLL_S)
-        runtime.drain()
-    finally:
-        trail.close()
+        finally:
+            trail.close()
+        logger.info("%s is lent to another process", directory)
+
+
+def _serve(directory: Path, trail: LocalTrail, *, until_idle: bool, should_stop: Callable[[], bool]) -> bool:
+    """Take turns. Returns False when somebody else wants the trail for a while."""
+    runtime = Runtime(trail)
+    idle_since: float | None = None
+    is_drained = False
+    while not should_stop():
+        if not (directory / "spool").exists():
+            logger.warning("%s is gone: nothing left to do", directory)
+            return True
+        if is_wanted(directory):
+            return False
+        if runtime.turn():
+            idle_since, is_drained = None, False
+            time.sleep(_BUSY_POLL_S)
+            continue
+        now = time.monotonic()
+        idle_since = now if idle_since is None else idle_since
+        if now - idle_since >= IDLE_S and not is_drained:
+            if until_idle:
+                break
+            runtime.drain()
+            is_drained = True
+        time.sleep(_IDLE_POLL_S)
+    runtime.drain()
+    return True
 
 
 def _opened(
     directory: Path, open_trail: Callable[[], LocalTrail], until_idle: bool, should_stop: Callable[[], bool]
 ) -> LocalTrail | None:
-    """The trail, waiting for an ingest that holds it as long as there is work; None if there is none."""
+    """The trail, waiting for whoever holds or wants it as long as there is work; None if there is none."""
+    said = False
     while True:
-        try:
-            return open_trail().__enter__()
-        except LockedError as error:
-            if should_stop() or (until_idle and not has_work(directory)):
-                return None
-            logger.info("waiting: %s", error)
-            time.sleep(_WAIT_FOR_TRAIL_S)
+        if not is_wanted(directory):
+            with suppress(LockedError):
+                return open_trail().__enter__()
+        if should_stop() or (until_idle and not has_work(directory)) or not (directory / "spool").exists():
+            return None
+        if not said:
+            logger.info("%s is in use by another process: waiting", directory)
+        said = True
+        time.sleep(_WAIT_FOR_TRAIL_S)
 
 
 def _acquire(directory: Path) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import logging
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
+
+logger = logging.getLogger(__name__)
 
 RUNTIME_LOCK = "runtime.lock"
 RUNTIME_LOG = "runtime.log"
@@ -42,11 +45,20 @@ def is_running(directory: Path) -> bool:
 
 def ensure_runtime(directory: Path) -> bool:
     """Start a runtime if none runs. Returns whether one was started; it may find that another was quicker, and end."""
-    _started[:] = [each for each in _started if each.poll() is None]
+    for status in _reap():
+        if status:
+            logger.warning("the runtime ended with status %d: %s says why", status, directory / "spool" / RUNTIME_LOG)
     if is_running(directory):
         return False
     start_runtime(directory)
     return True
+
+
+def _reap() -> list[int]:
+    """Exit statuses of those that ended since the last call."""
+    ended = [each for each in _started if each.poll() is not None]
+    _started[:] = [each for each in _started if each not in ended]
+    return [each.returncode for each in ended]
 
 
 def start_runtime(directory: Path) -> None:
@@ -84,7 +96,7 @@ def wait_until_idle(directory: Path, timeout_s: float = 60.0) -> bool:
     """Wait until no runtime works on the trail, those that this process started included. Returns whether none does."""
     deadline = time.monotonic() + timeout_s
     while True:
-        _started[:] = [each for each in _started if each.poll() is None]
+        _reap()
         if not _started and not is_running(directory):
             return True
         if time.monotonic() > deadline:

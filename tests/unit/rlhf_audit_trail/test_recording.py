@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
 from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_stores.disk import Handle, RealDisk
 from rlhf_audit_trail import AuditableRLHF, AuditTrail
 from rlhf_audit_trail import recording as recording_module
 from spooling import spooled, spooled_events
@@ -223,6 +225,36 @@ def test_our_own_failing_thread_does_not_reach_the_training(
     trail.close()
     assert "recording stopped" in caplog.text
     assert "a defect of ours" not in caplog.text, "messages of others may hold contents"
+
+
+class HangingDisk(RealDisk):
+    """Syncs of spools wait until somebody lets them go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+        self.hangs = threading.Event()
+        self.is_hanging = False
+
+    def sync(self, handle: Handle) -> None:
+        if self.is_hanging and handle.path.suffix == ".log":
+            self.hangs.set()
+            self.let_go.wait(30)
+        super().sync(handle)
+
+
+def test_a_disk_that_hangs_holds_up_nobody_but_the_writer(tmp_path: Path) -> None:
+    disk = HangingDisk()
+    trail = AuditTrail(tmp_path, "run", runtime=False, disk=disk)
+    assert trail.flush()
+    disk.is_hanging = True
+    trail.log_annotations(rewards=[0.0])
+    assert disk.hangs.wait(10)
+    for _ in range(100):
+        trail.log_annotations(rewards=[1.0])  # would never return if it waited for the disk
+    assert not trail.flush(0.01)
+    disk.let_go.set()
+    assert len(judgements(trail)) == 101
+    trail.close()
 
 
 def test_a_network_file_system_gets_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,7 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
     from rlhf_audit_producers.ingest import Recording, ingest_file
     from rlhf_audit_producers.input_file import InputFile
     from rlhf_audit_trail import __version__
+    from rlhf_audit_trail.borrowing import borrowed
     from rlhf_audit_trail.local import LocalTrail
     from rlhf_audit_trail.progress import track
     from rlhf_audit_trail.query_copy_feed import query_copy_sinks
@@ -154,6 +155,7 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
     with (
         _asked_to_stop() as signals,
         query_copy_sinks(args.out, settings, say=_say) as sinks,
+        borrowed(args.out),
         LocalTrail(
             args.out,
             log_name=settings.log_name,
