@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -264,6 +266,27 @@ def test_a_network_file_system_gets_advice(tmp_path: Path, monkeypatch: pytest.M
     assert "local disk" in str(caught[0].message)
     with pytest.raises(RecordingError, match="NFS"):
         AuditTrail(tmp_path, "run", runtime=False, strict=True)
+
+
+def test_recording_loads_nothing_but_the_base_install(tmp_path: Path) -> None:
+    with AuditTrail(tmp_path, "run", runtime=False):
+        pass  # the ledger is begun
+    code = (
+        "import sys; from rlhf_audit_trail import AuditTrail;"
+        "trail = AuditTrail(sys.argv[1], runtime=False); trail.log_annotations(rewards=[1.0]); trail.close();"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    heavy = {"torch", "transformers", "trl", "chdb", "clickhouse_connect", "obstore", "numpy", "rich", "asyncio"}
+    assert loaded & heavy == set()
+    assert loaded & {"rlhf_audit_sinks", "rlhf_audit_auditor"} == set()
 
 
 def test_both_names_are_one_class() -> None:
