@@ -241,7 +241,8 @@ class SpoolWriter:
             if len(events) != item.count:
                 raise FormatError(f"{item.kind.name}: {len(events)} events for {item.count}")
         except Exception as error:  # noqa: BLE001 - whatever a caller's values do, training and the other events go on
-            logger.error("%s events could not be encoded: %s", item.kind.name, type(error).__name__)
+            level = logging.DEBUG if self.counts.lost["encode_failed"] else logging.ERROR  # once, not at every step
+            logger.log(level, "%s events could not be encoded: %s", item.kind.name, type(error).__name__)
             return Lost("encode_failed", self._router.places(item))
         partitions = self._router.partitions(item)
         if isinstance(partitions, int):
