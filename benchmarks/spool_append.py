@@ -23,7 +23,8 @@ from machine import machine
 from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.objects import SEGMENT
 from rlhf_audit_producers.spool_queue import SpoolQueue, Submission
-from rlhf_audit_producers.spool_writer import Router, SpoolSettings, SpoolWriter
+from rlhf_audit_producers.spool_routes import Router
+from rlhf_audit_producers.spool_writer import SpoolSettings, SpoolWriter
 from rlhf_audit_schemas.kinds import KINDS
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.objects import FolderStore

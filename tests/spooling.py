@@ -14,7 +14,8 @@ from rlhf_audit_ledger.vault import open_vault
 from rlhf_audit_producers.spool_files import producers, unpack_spool_record
 from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_producers.spool_queue import SpoolQueue, Submission
-from rlhf_audit_producers.spool_writer import Router, SpoolSettings, SpoolWriter
+from rlhf_audit_producers.spool_routes import Router
+from rlhf_audit_producers.spool_writer import SpoolSettings, SpoolWriter
 from rlhf_audit_schemas.kinds import KINDS, KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.following import RecordFollower

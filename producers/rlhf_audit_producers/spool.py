@@ -23,7 +23,8 @@ from collections.abc import Callable
 
 from rlhf_audit_producers.batches import EndReason
 from rlhf_audit_producers.spool_queue import SpoolQueue, Submission
-from rlhf_audit_producers.spool_writer import Router, SpoolSettings, SpoolWriter, WriterCounts
+from rlhf_audit_producers.spool_routes import Router
+from rlhf_audit_producers.spool_writer import SpoolSettings, SpoolWriter, WriterCounts
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_stores.disk import DiskFullError
 

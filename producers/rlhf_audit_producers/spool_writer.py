@@ -23,7 +23,6 @@ from pathlib import Path
 
 from rlhf_audit_ledger.batch import MAX_BATCH_BYTES, MAX_BATCH_EVENTS
 from rlhf_audit_ledger.ed25519 import SeedSigner
-from rlhf_audit_ledger.ids import partition_of
 from rlhf_audit_producers.batches import LIFECYCLE, EndReason, ProducerSession
 from rlhf_audit_producers.recorder import LaneView
 from rlhf_audit_producers.spool_files import (
@@ -35,6 +34,7 @@ from rlhf_audit_producers.spool_files import (
 )
 from rlhf_audit_producers.spool_log import LedgerFacts, SpoolFullError, SpoolLog
 from rlhf_audit_producers.spool_queue import Lost, Place, SpoolQueue, Submission
+from rlhf_audit_producers.spool_routes import Router
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.disk import Disk, DiskFullError
 from rlhf_audit_stores.durable import make_folders_durably
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 MAX_LANE_GAPS = 60  # below the 64 that a lane may have
 MAX_LANE_SKIP = 1 << 19  # below the 2**20 numbers that a lane may jump
-_MAX_KNOWN_ROUTES = 100_000
 _MEASURE_EVERY_TURNS = 25
 _GRADIENTS = frozenset({"gradients"})
 _NO_ROOM = (SpoolFullError, DiskFullError, OSError)
@@ -77,40 +76,6 @@ class WriterCounts:
 
     recorded: int = 0
     lost: Counter[str] = field(default_factory=Counter)
-
-
-class Router:
-    """Partitions by annotator, or by producer where nobody is named."""
-
-    def __init__(self, facts: LedgerFacts, base_producer: str) -> None:
-        self._facts = facts
-        self.producer = base_producer
-        self._known: dict[tuple[str | None, str], int] = {}
-
-    def partition(self, stream: str, identity: str | None) -> int:
-        """Partition of one annotator, or of the producer."""
-        key = (identity, stream)
-        found = self._known.get(key)
-        if found is None:
-            if len(self._known) > _MAX_KNOWN_ROUTES:
-                self._known.clear()
-            named = self.producer if identity is None else identity
-            found = self._known[key] = partition_of(self._facts.routing_key, named, self._facts.partitions[stream])
-        return found
-
-    def partitions(self, item: Submission) -> list[int] | int:
-        """Partition of each event, or the one of all of them."""
-        stream = item.kind.stream
-        if item.annotators is None:
-            return self.partition(stream, None)
-        return [self.partition(stream, annotator) for annotator in item.annotators]
-
-    def places(self, item: Submission) -> Counter[Place]:
-        """How many events of a submission belong where."""
-        partitions = self.partitions(item)
-        if isinstance(partitions, int):
-            return Counter({(item.kind.stream, partitions): item.count})
-        return Counter((item.kind.stream, partition) for partition in partitions)
 
 
 class SpoolWriter:
