@@ -189,7 +189,7 @@ def _hot_encoder(schema: Any, names: Mapping[str, Any]) -> ColumnEncoder | None:
 
 def _fixed_column(size: int) -> ColumnEncoder:
     def encode(values: Sequence[Any]) -> list[bytes]:
-        if any(type(value) is not bytes or len(value) != size for value in values):
+        if not {bytes} >= set(map(type, values)) or not {size} >= set(map(len, values)):
             raise FormatError(f"expected {size} bytes")
         return list(values)
 
@@ -206,13 +206,13 @@ def _string_column(values: Sequence[Any]) -> list[bytes]:
 
 
 def _long_column(values: Sequence[Any]) -> list[bytes]:
-    if any(type(value) is not int or not -(1 << 63) <= value < 1 << 63 for value in values):
+    if not {int} >= set(map(type, values)) or (values and not (min(values) >= -1 << 63 and max(values) < 1 << 63)):
         raise FormatError("expected 64-bit integers")
     return [zigzag(value) for value in values]
 
 
 def _double_column(values: Sequence[Any]) -> list[bytes]:
-    if any(type(value) not in (float, int) for value in values):
+    if not {float, int} >= set(map(type, values)):
         raise FormatError("expected numbers")
     return [_DOUBLE(value) for value in values]
 
