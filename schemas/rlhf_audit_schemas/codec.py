@@ -24,8 +24,10 @@ import fastavro
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_schemas.strict_decoder import StrictDecodeError, compile_decoder
 from rlhf_audit_schemas.strict_encoder import compile_encoder, zigzag
+from rlhf_audit_schemas.varints import zigzag_column
 
 _DOUBLE = Struct("<d").pack
+_NUMPY_PAYS = 64  # values in a column; below it the call itself costs more than the loop
 
 
 def schema_bytes(path: str) -> bytes:
@@ -208,7 +210,7 @@ def _string_column(values: Sequence[Any]) -> list[bytes]:
 def _long_column(values: Sequence[Any]) -> list[bytes]:
     if not {int} >= set(map(type, values)) or (values and not (min(values) >= -1 << 63 and max(values) < 1 << 63)):
         raise FormatError("expected 64-bit integers")
-    return [zigzag(value) for value in values]
+    return zigzag_column(values) if len(values) >= _NUMPY_PAYS else [zigzag(value) for value in values]
 
 
 def _double_column(values: Sequence[Any]) -> list[bytes]:
