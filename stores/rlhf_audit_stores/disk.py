@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from rlhf_audit_schemas.errors import TransportError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PRIVATE_FOLDER = 0o700
+_SYNC_THREADS = 4  # a journal commits what waits together: half the time per file of one after the other
 
 
 class DiskFullError(TransportError):
@@ -64,6 +66,9 @@ class Disk(Protocol):
 
     def sync(self, handle: Handle) -> None:
         """MUST return only when the file's bytes and size are durable."""
+
+    def sync_many(self, handles: Sequence[Handle]) -> None:
+        """``sync`` of several files, in any order. MUST return only when all are durable."""
 
     def close(self, handle: Handle) -> None:
         """Close without syncing."""
@@ -121,6 +126,15 @@ class RealDisk:
     def sync(self, handle: Handle) -> None:
         with _naming_full_disks(handle.path):
             os.fdatasync(handle.fd)
+
+    def sync_many(self, handles: Sequence[Handle]) -> None:
+        if len(handles) < _SYNC_THREADS:
+            for handle in handles:
+                self.sync(handle)
+            return
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            for _ in pool.map(self.sync, handles):  # the first failure is raised here, after all have ended
+                pass
 
     def close(self, handle: Handle) -> None:
         with _naming_full_disks(handle.path):  # network file systems report a full disk here

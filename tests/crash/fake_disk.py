@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,10 @@ class PassingDisk:
 
     def sync(self, handle: Handle) -> None:
         self.effect("sync", handle.path, lambda: self.inner.sync(handle))
+
+    def sync_many(self, handles: Sequence[Handle]) -> None:
+        for handle in handles:
+            self.sync(handle)
 
     def close(self, handle: Handle) -> None:
         self.effect("close", handle.path, lambda: self.inner.close(handle))
@@ -303,6 +307,10 @@ class VolatileDisk:
         path = self._find(file, self._tree, self._root)
         if path is not None:
             file.synced = path.read_bytes()
+
+    def sync_many(self, handles: Sequence[Handle]) -> None:
+        for handle in handles:
+            self.sync(handle)
 
     def close(self, handle: Handle) -> None:
         self._disk.close(handle)
