@@ -70,11 +70,13 @@ def open_global(objects: Evidence, public_key: bytes | None, findings: Findings)
     log = log_below(objects)
     data = log.get("checkpoint")
     claimed = None if data is None else read_statement(data)
-    size = stored_size(log) if claimed is None else claimed.size
-    try:
-        leaves = LogReader(log, size).slice(0, _LEAVES_BEFORE_CHECKPOINTS)
-    except LogGapError as error:
-        findings.add("global_log", error.reason, obj=error.object)
+    size = 0 if claimed is None else claimed.size
+    leaves = _first_leaves(log, size)
+    if leaves is None:
+        size = stored_size(log)
+        leaves = _first_leaves(log, size)
+    if leaves is None:
+        findings.add("global_log", "the genesis cannot be read", obj=f"{log.prefix}tile/entries/000")
         return None
     where = f"{GLOBAL_PREFIX}/tile/entries/000"
     try:
@@ -92,7 +94,18 @@ def open_global(objects: Evidence, public_key: bytes | None, findings: Findings)
         findings.add("checkpoint", "is missing", obj=CHECKPOINT)
     else:
         view.statement = key.open(data, view.origin, findings, obj=CHECKPOINT)
+        if view.statement is not None and view.statement.size != size:
+            message = f"signs size {view.statement.size}, the stored bundles end at {size}"
+            findings.add("checkpoint", message, obj=CHECKPOINT)
     return view
+
+
+def _first_leaves(log: Below, size: int) -> list[bytes] | None:
+    """Genesis and its signature, None where a log of this size cannot be read."""
+    try:
+        return LogReader(log, size).slice(0, _LEAVES_BEFORE_CHECKPOINTS)
+    except LogGapError:
+        return None
 
 
 def check_global(objects: Evidence, view: GlobalLog, sizes: Sequence[int], findings: Findings) -> None:
@@ -122,7 +135,7 @@ def check_global(objects: Evidence, view: GlobalLog, sizes: Sequence[int], findi
         return
     rebuild.compare_partials()
     view.root = rebuild.root()
-    if view.statement is not None and view.statement.root != view.root:
+    if view.statement is not None and view.statement.size == view.size and view.statement.root != view.root:
         message = f"signed root {view.statement.root.hex()}, the entries give {view.root.hex()}"
         findings.add("checkpoint", message, obj=CHECKPOINT)
 
