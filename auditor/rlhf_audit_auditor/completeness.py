@@ -50,6 +50,7 @@ def judge_completeness(results: Sequence[PartitionResult], *, are_statements_rea
         _judge_lane(lane, announced, lost, counts, examples)
     sealed = {(lane.producer, lane.epoch, lane.stream, lane.partition) for lane in lanes}
     _judge_unseen(announced, sealed, counts, examples)
+    counts["other_keys"] = _other_keys(spoken, results)
     for result in results:
         counts["quarantined"] += result.outcomes["quarantined"]
         counts["conflicts"] += result.conflict_count
@@ -85,6 +86,7 @@ _UNSURE = {
     "open_lanes": "{} lanes without an end",
     "producers_lost": "{} producers found dead without an end",
     "undecodable_statements": "{} statements of producers that do not decode",
+    "other_keys": "{} keys that lanes opened with and their producer's start does not name",
     "contradicted": "{} lanes that went on after their producer said they had ended",
 }
 
@@ -146,6 +148,16 @@ def _judge_lane(
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> int:
     return max(0, min(one[0] + one[1], other[0] + other[1]) - max(one[0], other[0]))
+
+
+def _other_keys(statements: Sequence[Statement], results: Sequence[PartitionResult]) -> int:
+    """Keys in use that a producer_start of the same producer and epoch does not repeat: somebody used his name."""
+    count = 0
+    for one in statements:
+        if one.kind == "producer_start":
+            used = set().union(*(result.keys.get((one.producer, one.epoch), ()) for result in results))
+            count += len(used - {one.public_key})
+    return count
 
 
 def _judge_unseen(

@@ -69,6 +69,9 @@ class LaneWatch:
     conflict_count: int = 0
     broken: int = 0
     replaced: list[LaneEnd] = field(default_factory=list)
+    keys: dict[tuple[str, int], set[bytes]] = field(
+        default_factory=dict
+    )  # that lanes of a producer's epoch opened with
     _early: dict[bytes, list[Early]] = field(default_factory=dict)
     _ends: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
     _starts: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
@@ -135,9 +138,11 @@ class LaneWatch:
 
     def _see_signature(self, row: LaneRow, facts: BatchFacts, value: bytes | None, window: int, offset: int) -> None:
         if facts.first_seq == 0:
+            if facts.open_key is not None:
+                self.keys.setdefault((row.producer, row.epoch), set()).add(facts.open_key)
             for early in self._early.pop(row.lane_id, ()):
                 self._check_early(early, facts.open_key)
-        elif facts.signature == "unchecked" or (row.state == "unopened" and facts.signature == "unsigned"):
+        elif row.gaps and row.gaps[0][0] == 0:  # the lane's first batch has not come
             signature = None if value is None else open_envelope(value)[1]
             early = Early(facts, signature, value is not None, window, offset)
             self._early.setdefault(row.lane_id, []).append(early)

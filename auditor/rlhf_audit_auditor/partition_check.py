@@ -215,7 +215,7 @@ class _PartitionCheck:
         result.events, result.reasons = watch.events, watch.reasons
         result.conflicts, result.conflict_count = watch.conflicts, watch.conflict_count
         result.broken, result.late = watch.broken, self._duplicates.late
-        result.lanes = watch.replaced
+        result.lanes, result.keys = watch.replaced, watch.keys
         if self._windows.state is not None:
             result.lanes += [watch.end_of(row, is_replaced=False) for row in self._windows.state.lanes.rows()]
 

@@ -45,6 +45,7 @@ class PartitionResult:
     broken: int = 0
     late: int = 0
     lanes: list[LaneEnd] = field(default_factory=list)
+    keys: dict[tuple[str, int], set[bytes]] = field(default_factory=dict)
     heard: Heard = field(default_factory=lambda: Heard([]))
     payloads: PayloadCounts = field(default_factory=PayloadCounts)
     unpublished: list[bytes] = field(default_factory=list)

@@ -45,6 +45,7 @@ class Statement:
     first_seq: int = 0
     count: int = 0
     reason: str = ""
+    public_key: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -103,4 +104,5 @@ def _statement(kind: str, raw: dict[str, Any]) -> Statement:
         tuple(Head(**head) for head in named),
         previous_epoch=raw.get("previous_epoch"),
         reason=raw.get("reason", ""),
+        public_key=raw.get("public_key"),
     )
