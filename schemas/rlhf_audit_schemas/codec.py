@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import repeat
 from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import fastavro
@@ -216,7 +217,10 @@ def _long_column(values: Sequence[Any]) -> list[bytes]:
 def _double_column(values: Sequence[Any]) -> list[bytes]:
     if not {float, int} >= set(map(type, values)):
         raise FormatError("expected numbers")
-    return [_DOUBLE(value) for value in values]
+    try:
+        return [_DOUBLE(value) for value in values]
+    except StructError as error:
+        raise FormatError("integer is too large for a double") from error
 
 
 _HOT: dict[str, ColumnEncoder] = {"string": _string_column, "long": _long_column, "double": _double_column}
