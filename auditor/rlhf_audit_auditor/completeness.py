@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf_audit_auditor.findings import printable
 from rlhf_audit_auditor.lane_watch import LaneEnd
 from rlhf_audit_auditor.partition_result import PartitionResult
 from rlhf_audit_auditor.statements import FAULT, Statement
@@ -168,6 +169,5 @@ def _judge_unseen(
         if key not in sealed and next_seq:
             producer, epoch, stream, partition = key
             counts["announced_unsealed"] += next_seq
-            examples.append(
-                f"{producer} epoch {epoch} in {stream}/{partition}: {next_seq} numbers announced, none sealed"
-            )
+            lane = f"{printable(producer)} epoch {epoch} in {printable(stream)}/{partition}"
+            examples.append(f"{lane}: {next_seq} numbers announced, none sealed")

@@ -30,6 +30,12 @@ Code = Literal[
 ]
 
 
+def printable(text: str) -> str:
+    """Names from outside, safe for a terminal: what is no printable character is escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One contradiction and where it is; ``window`` and ``object`` as far as they are known."""
@@ -72,12 +78,13 @@ class Findings:
         if self._counts[code] > MAX_SHOWN:
             self.more[code] += 1
             return
-        self.found.append(Finding(code, message, self.stream, self.partition, window, obj))
+        where = None if obj is None else printable(obj)
+        self.found.append(Finding(code, printable(message), self.stream, self.partition, window, where))
 
     def could_not_read(self, what: str) -> None:
         """Record something that could be checked neither way."""
         if len(self.unreadable) < MAX_SHOWN:
-            self.unreadable.append(what)
+            self.unreadable.append(printable(what))
         else:
             self.more["unreadable"] += 1
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rlhf_audit_auditor.findings import Findings
+from rlhf_audit_auditor.findings import Findings, printable
 from rlhf_audit_ledger.batch import open_envelope, signed_message
 from rlhf_audit_ledger.ed25519 import SignatureError, verify
 from rlhf_audit_ledger.entries import QUARANTINE
@@ -42,7 +42,7 @@ class LaneEnd:
 
     @property
     def name(self) -> str:
-        return f"{self.producer} epoch {self.epoch} in {self.stream}/{self.partition}"
+        return f"{printable(self.producer)} epoch {self.epoch} in {self.stream}/{self.partition}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,10 @@ class LaneWatch:
         """Two batches under one number, by the producer's hand."""
         self.conflict_count += 1
         if len(self.conflicts) < MAX_EXAMPLES:
+            lane = f"{printable(facts.producer)} epoch {facts.epoch} in {self.stream}/{self.partition}"
             self.conflicts.append(
-                f"{facts.producer} epoch {facts.epoch} in {self.stream}/{self.partition}, numbers {facts.first_seq} to "
-                f"{facts.end_seq - 1}: accepted {accepted.hex()}, repeated as {facts.digest.hex()}"
+                f"{lane}, numbers {facts.first_seq} to {facts.end_seq - 1}: "
+                f"accepted {accepted.hex()}, repeated as {facts.digest.hex()}"
             )
 
     def end_of(self, row: LaneRow, *, is_replaced: bool) -> LaneEnd:

@@ -53,6 +53,8 @@ def check_names(
             _check_log_object(log, info.name.removeprefix(log.prefix), global_size, pending_global, findings)
         elif match := _LOG.fullmatch(info.name):
             result = partitions.get((match[1], int(match[2])))
+            if result is not None and result.is_cut_short:
+                continue
             if result is None or not result.is_used:
                 _unexplained(info.name, findings)
                 continue
@@ -73,6 +75,8 @@ def check_vault_names(vault: Evidence, partitions: Partitions, findings: Finding
         seen.see(info.size)
         ref = parse_vault_name(info.name)
         result = None if ref is None else partitions.get((ref.stream, ref.partition))
+        if result is not None and result.is_cut_short:
+            continue
         if ref is None or result is None:
             _unexplained(f"vault/{info.name}", findings)
         elif ref.generation:
@@ -86,7 +90,9 @@ def check_vault_names(vault: Evidence, partitions: Partitions, findings: Finding
 def _is_segment_explained(name: str, partitions: Partitions) -> bool:
     ref = parse_segment_name(name)
     result = None if ref is None else partitions.get((ref.stream, ref.partition))
-    return ref is not None and result is not None and ref.window < result.windows + result.has_pending_segment
+    if ref is None or result is None:
+        return False
+    return result.is_cut_short or ref.window < result.windows + result.has_pending_segment
 
 
 def _check_log_object(log: Below, path: str, size: int, pending: int, findings: Findings) -> None:

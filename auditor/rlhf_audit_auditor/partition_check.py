@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from rlhf_audit_auditor.duplicates import Duplicates
-from rlhf_audit_auditor.evidence import Below
+from rlhf_audit_auditor.evidence import Below, UnreadableError
 from rlhf_audit_auditor.findings import Findings
 from rlhf_audit_auditor.global_log import RootAt, checkpoints_of
 from rlhf_audit_auditor.lane_watch import LaneWatch
@@ -49,10 +49,14 @@ Progress = Callable[[int], object]  # entries checked since the last call
 
 
 def check_partition(task: PartitionTask, progress: Progress) -> PartitionResult:
-    """Check one partition. Raises UnreadableError if something of it is there and cannot be read."""
+    """Check one partition; what is there and cannot be read ends its check and no other."""
     started = time.process_time()
     check = _PartitionCheck(task, progress)
-    check.run()
+    try:
+        check.run()
+    except UnreadableError as error:
+        check.result.is_cut_short = True
+        check.result.findings.could_not_read(str(error))
     check.result.cpu_s = time.process_time() - started
     return check.result
 

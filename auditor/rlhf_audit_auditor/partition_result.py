@@ -28,12 +28,16 @@ class PartitionTask:
 
 @dataclass(slots=True)
 class PartitionResult:
-    """What was found. ``size`` and ``windows`` are up to the checkpoint, the tail beyond it stands apart."""
+    """What was found. ``size`` and ``windows`` are up to the checkpoint, the tail beyond it stands apart.
+
+    ``is_cut_short``: something could not be read, so nothing can be said about what lies behind it.
+    """
 
     stream: str
     partition: int
     findings: Findings
     is_used: bool = False
+    is_cut_short: bool = False
     size: int = 0
     windows: int = 0
     messages: int = 0
