@@ -189,7 +189,7 @@ class _PartitionCheck:
         result.has_pending_vault = self._vault is not None and self._vault.get(vaulted) is not None
         if self._objects.get(name) is None:
             if result.has_pending_vault:
-                result.pending.append(f"window {window}: payload only, vault/{vaulted}")
+                self._payload_only(window, f"vault/{vaulted}")
             return
         result.has_pending_segment = True
         records = self._windows.segment(window)
@@ -212,6 +212,16 @@ class _PartitionCheck:
         if result.oldest_pending_us is None:
             result.oldest_pending_us = run.steps[-1].move.header.ts_us
         result.pending.append(f"window {window}: stored, the partition's checkpoint does not name it yet")
+
+    def _payload_only(self, window: int, obj: str) -> None:
+        """The payload object of a window whose segment was not stored: it goes on where the last window ended."""
+        state = self._windows.state
+        records = self._payloads.open(window)
+        if records and state is not None and records[0].offset != state.next_offset:
+            message = f"begins at offset {records[0].offset}, the last window ends at {state.next_offset}"
+            self._findings.add("pending", message, window=window, obj=obj)
+            return
+        self.result.pending.append(f"window {window}: payload only, {obj}")
 
     def _summarize(self) -> None:
         result, watch = self.result, self._watch

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_audit_auditor.completeness import judge_completeness
-from rlhf_audit_auditor.evidence import Below, Evidence, Trail, UnreadableError
+from rlhf_audit_auditor.evidence import Evidence, Trail, UnreadableError
 from rlhf_audit_auditor.findings import Findings
 from rlhf_audit_auditor.global_log import (
     CHECKPOINT,
@@ -30,16 +30,16 @@ from rlhf_audit_auditor.global_log import (
 )
 from rlhf_audit_auditor.global_tail import check_tail
 from rlhf_audit_auditor.jobs import check_partitions
+from rlhf_audit_auditor.known import KnownCheckpoints
 from rlhf_audit_auditor.memory import Memory
 from rlhf_audit_auditor.naming import check_names, check_vault_names
 from rlhf_audit_auditor.partition_result import PartitionResult, PartitionTask
 from rlhf_audit_auditor.report import LedgerFacts, PayloadFacts, Report
 from rlhf_audit_auditor.requirements import Requirements
 from rlhf_audit_auditor.signed import names_key, read_statement
-from rlhf_audit_ledger.checkpoint import Checkpoint, open_checkpoint
 from rlhf_audit_ledger.note import VerifierKey, parse_verifier_key
 from rlhf_audit_ledger.settings import partition_settings
-from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, FormatError
+from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError, FormatError
 
 NOTHING_TO_CHECK = "no object: there is nothing to check"
 
@@ -57,15 +57,6 @@ class Options:
     progress: Callable[[int], object] = field(default=lambda count: None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A checkpoint known before and where it comes from."""
-
-    source: str
-    statement: Checkpoint
-    data: bytes
-
-
 def verify(trail: Trail, options: Options) -> Report:
     """Check a trail. Raises CouldNotCheckError if there is nothing or no key to check it with, ConfigError if an
     argument makes no sense; everything else is in the report."""
@@ -77,8 +68,14 @@ def verify(trail: Trail, options: Options) -> Report:
         check.run()
     except UnreadableError as error:
         findings.could_not_read(str(error))
-    report.findings += findings.found
-    report.more += findings.more
+    if findings and check.has_moved():
+        findings.could_not_read(
+            "the trail was written to while it was checked, so "
+            f"{len(findings.found)} apparent findings are left aside: check a copy, or run again"
+        )
+    else:
+        report.findings += findings.found
+        report.more += findings.more
     report.unreadable += findings.unreadable
     report.notes += findings.notes
     report.seconds = time.perf_counter() - wall
@@ -93,27 +90,31 @@ class _Check:
         self._options = options
         self._report = report
         self._findings = findings
-        self._known: list[Known] = []
+        self._known = KnownCheckpoints(findings)
         self._view: GlobalLog | None = None
+        self._before: dict[str, bytes] = {}
 
     def run(self) -> None:
         objects, findings = self._trail.objects, self._findings
         # 1.
+        self._before = _checkpoints(objects)
         if next(objects.list(""), None) is None:
             raise CouldNotCheckError(NOTHING_TO_CHECK)
-        if not self._expect_is_of_this_ledger(objects):
+        expect = self._options.expect
+        if expect is not None and not self._known.expect(expect, objects):
             return
         # 2.
         key = None if self._trail.vkey is None else parse_key(self._trail.vkey)
-        if key is not None and not any(names_key(data, key.public_key) for data in _checkpoints(objects)):
+        if key is not None and not any(names_key(data, key.public_key) for data in self._before.values()):
             raise CouldNotCheckError(f"no checkpoint names the key {key.name}+{key.key_id.hex()}: it is another log's")
         # 3.
         self._view = view = open_global(objects, None if key is None else key.public_key, findings)
         if view is None:
             return
-        self._remembered(view)
+        if self._options.memory is not None:
+            self._known.remember(self._options.memory, view)
         check_schemas(view, findings)
-        check_global(objects, view, [one.statement.size for one in self._known], findings)
+        check_global(objects, view, self._known.sizes, findings)
         self._report.ledger = LedgerFacts(
             view.ledger_id, view.genesis.log_name, view.genesis.ts_us, view.size, view.root, view.checkpoint
         )
@@ -122,39 +123,9 @@ class _Check:
         # 5.
         self._check_names(view, results)
         # 6.
-        for known in self._known:
-            self._check_extends(known, view)
+        self._known.check(view)
         # 7.
         self._conclude(view, results)
-
-    def _expect_is_of_this_ledger(self, objects: Evidence) -> bool:
-        """An expected checkpoint of another ledger says more than anything that could follow."""
-        data = self._options.expect
-        if data is None:
-            return True
-        statement = read_statement(data)
-        if statement is None:
-            raise ConfigError("the expected checkpoint is not a checkpoint")
-        self._known.append(Known("the expected checkpoint", statement, data))
-        stored = objects.get(CHECKPOINT)
-        found = None if stored is None else read_statement(stored)
-        if found is None or found.origin == statement.origin:
-            return True
-        if not statement.origin.endswith("/global"):
-            raise ConfigError(f"the expected checkpoint is of {statement.origin}: give one of the global log")
-        message = f"the expected checkpoint is of {statement.origin}, this trail is {found.origin}"
-        self._findings.add("expected", message, obj=CHECKPOINT)
-        return False
-
-    def _remembered(self, view: GlobalLog) -> None:
-        memory = self._options.memory
-        data = None if memory is None else memory.read(view.ledger_id)
-        if data is not None:
-            statement = read_statement(data)
-            if statement is None or statement.origin != view.origin:
-                self._findings.note("the remembered checkpoint is not readable and was left aside")
-            else:
-                self._known.append(Known("the checkpoint remembered from the last check", statement, data))
 
     def _check_partitions(self, view: GlobalLog) -> list[PartitionResult]:
         trail = self._trail if self._wants_payload else Trail(self._trail.objects, self._trail.vault)
@@ -198,30 +169,11 @@ class _Check:
     def _waiting(self, results: Sequence[PartitionResult]) -> list[bytes]:
         return [checkpoint for result in results for checkpoint in result.unpublished]
 
-    def _check_extends(self, known: Known, view: GlobalLog) -> None:
-        size, root = known.statement.size, known.statement.root
-        if known.statement.origin != view.origin:
-            message = f"{known.source} is of {known.statement.origin}, this trail is {view.origin}"
-            self._findings.add("expected", message, obj=CHECKPOINT)
-            return
-        try:
-            open_checkpoint(known.data, view.key.public_key, view.origin)
-        except AuditTrailError as error:
-            self._findings.could_not_read(f"{known.source}: {error}")
-            return
-        if size > view.size:
-            message = f"{known.source} has size {size}, this log only {view.size}: it was rolled back or cut"
-            self._findings.add("expected", message, obj=CHECKPOINT)
-        elif size in view.roots and view.roots[size] != root:
-            message = f"at size {size} the root is {view.roots[size].hex()}, {known.source} has {root.hex()}"
-            self._findings.add("expected", message, obj=CHECKPOINT)
-        elif size in view.roots:
-            self._report.extends = f"{known.source} (size {size})"
-
     def _conclude(self, view: GlobalLog, results: Sequence[PartitionResult]) -> None:
         report, require = self._report, self._options.require
         self._conclude_payloads(results)
         report.completeness = judge_completeness(results, are_statements_read=self._wants_payload)
+        report.extends = self._known.extends
         if report.extends is not None:
             report.level = "extends a checkpoint known before"
         elif not self._trail.is_key_own:
@@ -267,6 +219,10 @@ class _Check:
         if oldest is not None and now - oldest > fresh_us:
             self._report.unmet.append(f"fresh: a pending tail is {(now - oldest) // 1_000_000} s old")
 
+    def has_moved(self) -> bool:
+        """Whether a checkpoint was replaced since the check began: then old and new objects were read as one state."""
+        return _checkpoints(self._trail.objects) != self._before
+
     def remember(self) -> None:
         """After a check that passed, keep its checkpoint for the next one."""
         view, memory = self._view, self._options.memory
@@ -284,13 +240,13 @@ def parse_key(vkey: str) -> VerifierKey:
 
 def count_entries(objects: Evidence) -> int:
     """How many entries the partition logs claim to have: the measure of the work ahead."""
-    claimed = [read_statement(data) for data in _checkpoints(objects)]
+    claimed = [read_statement(data) for data in _checkpoints(objects).values()]
     return sum(one.size for one in claimed if one is not None and not one.origin.endswith("/global"))
 
 
-def _checkpoints(objects: Evidence) -> Sequence[bytes]:
-    found = [objects.get(CHECKPOINT)]
-    for info in Below(objects, "logs/").list(""):
-        if info.name.endswith("/checkpoint"):
-            found.append(objects.get(f"logs/{info.name}"))
-    return [data for data in found if data is not None]
+def _checkpoints(objects: Evidence) -> dict[str, bytes]:
+    """All checkpoints by name."""
+    names = [CHECKPOINT]
+    names += [info.name for info in objects.list("logs/") if info.name.endswith("/checkpoint")]
+    found = {name: objects.get(name) for name in names}
+    return {name: data for name, data in found.items() if data is not None}

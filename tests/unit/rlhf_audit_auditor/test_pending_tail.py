@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builders import START_US
-from evidence_world import Partition, World
+from evidence_world import VAULT_KEY, Partition, World
+from rlhf_audit_auditor.evidence import StoreEvidence
 from rlhf_audit_auditor.report import Report
 from rlhf_audit_auditor.requirements import Requirements
-from rlhf_audit_auditor.verify import Options
+from rlhf_audit_auditor.verify import Options, verify
+from rlhf_audit_ledger.vault import open_vault, seal_vault
 
 PREFIX = "logs/annotations/0/"
 
@@ -180,3 +183,46 @@ def test_a_partial_tile_of_an_earlier_size_must_begin_the_present_one(world: Wor
     flip(world, stale)
     world.objects.delete(stale)
     assert world.verify().exit_code == 0
+
+
+class BusyStore(StoreEvidence):
+    """A store that somebody writes to while it is listed for the last time."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.objects)
+        self.world = world
+        self.is_armed = False
+
+    def get(self, name: str) -> bytes | None:
+        if self.is_armed and name.startswith("segments/"):
+            self.is_armed = False
+            part = self.world.partition()
+            lane = part.lane("ingest/busy")
+            for _ in range(2):
+                part.take(lane.cut(3).value)
+                part.close()
+        return super().get(name)
+
+
+def test_a_trail_that_is_written_to_meanwhile_is_neither_fine_nor_tampered(world: World) -> None:
+    busy = BusyStore(world)
+    trail = replace(world.trail(), objects=busy)
+    busy.is_armed = True
+    report = verify(trail, Options())
+    assert (report.exit_code, report.findings) == (3, [])
+    assert any("written to while it was checked" in line for line in report.unreadable)
+    assert verify(trail, Options()).exit_code == 0
+
+
+def test_a_payload_without_its_window_must_go_on_where_the_last_one_ended(world: World) -> None:
+    honest = "annotations/0/000000000000.0"
+    records = open_vault(f"vault/{honest}", world.vault.get(honest), VAULT_KEY)
+    name = "annotations/0/000000000001.0"
+    world.vault.put(name, seal_vault(f"vault/{name}", records, VAULT_KEY))
+    report = world.verify()
+    assert [finding.object for finding in report.findings] == [f"vault/{name}"]
+    flipped = bytearray(world.vault.get(name))
+    flipped[-1] ^= 1
+    world.vault.delete(name)
+    world.vault.put(name, bytes(flipped))
+    assert [finding.code for finding in world.verify().findings] == ["vault"]
