@@ -282,7 +282,11 @@ class LocalTrail:
     def last_epoch(self, producer: str) -> int | None:
         """Highest epoch a producer ever took here, None if it is new."""
         folder = self._epoch_folder(producer)
-        taken = [int(entry.name) for entry in self._disk.list_dir(folder) if entry.name.isdigit()] if self._disk.exists(folder) else []
+        taken = (
+            [int(entry.name) for entry in self._disk.list_dir(folder) if entry.name.isdigit()]
+            if self._disk.exists(folder)
+            else []
+        )
         return max(taken, default=None)
 
     def _epoch_folder(self, producer: str) -> Path:
