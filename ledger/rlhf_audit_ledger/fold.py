@@ -110,7 +110,7 @@ def _batch_move(
     if facts.signature not in allowed:
         raise FoldError(f"{where}: signature state {facts.signature} does not fit the lane")
     verdict = judge(row, facts, settings.stream.stream, settings.partition)
-    if verdict.outcome != header.outcome or verdict.entries != record.entries:
+    if verdict.reason is not None or verdict.outcome != header.outcome or verdict.entries != record.entries:
         raise FoldError(f"{where}: outcome {header.outcome}, the lane rules give {verdict.outcome}")
     events = take_entries(facts.count) if verdict.row is not None else ()
     return Move(header, record.header, verdict.entries, events, verdict.row)
@@ -181,11 +181,12 @@ def replay(
     record: SealedRecord,
     value: bytes,
     salt: bytes,
-    take_entries: TakeEntries,
+    take_entries: TakeEntries | None = None,
 ) -> tuple[Move, Advance]:
     """As ``fold``, from the source value itself: re-hashes every event and re-runs every verdict.
 
-    ``salt`` is that of the source offset as the vault keeps it. Raises FoldError at the first contradiction.
+    ``salt`` is that of the source offset as the vault keeps it. Without ``take_entries`` the caller compares
+    ``Move.event_entries`` with the log, for example as whole bundles. Raises FoldError at the first contradiction.
     """
     header = SealHeader.decode(record.header)
     if header.source_id != state.source_id or header.offset != state.next_offset:
@@ -196,7 +197,7 @@ def replay(
         raise FoldError(f"offset {header.offset}: sealed as {found}, the payload gives {expected} or other facts")
     if move.entries != record.entries:
         raise FoldError(f"offset {header.offset}: own entries are not those that the payload gives")
-    if list(take_entries(len(move.event_entries))) != list(move.event_entries):
+    if take_entries is not None and list(take_entries(len(move.event_entries))) != list(move.event_entries):
         raise FoldError(f"offset {header.offset}: events of the payload do not hash to their log entries")
     result = advance(settings, state, move)
     _compare(header.offset, record, result)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from rlhf_audit_ledger.domain import domain, sha256
-from rlhf_audit_ledger.ed25519 import Signer, check_public_key, verify
+from rlhf_audit_ledger.ed25519 import SignatureError, Signer, check_public_key, verify
 from rlhf_audit_ledger.ids import LedgerId
 from rlhf_audit_schemas.codec import StrictCodec
 from rlhf_audit_schemas.errors import FormatError
@@ -155,8 +155,11 @@ def _check(genesis: Genesis) -> None:
         raise FormatError(f"genesis: format {genesis.format}, this version reads {FORMAT}")
     if not _LOG_NAME.fullmatch(genesis.log_name) or "//" in genesis.log_name:
         raise FormatError("genesis: log name must be a schemaless URL of [a-z0-9./-]")
-    for key in (genesis.root_key, genesis.log_key, *(signer.public_key for signer in genesis.signers)):
-        check_public_key(key)
+    try:
+        for key in (genesis.root_key, genesis.log_key, *(signer.public_key for signer in genesis.signers)):
+            check_public_key(key)
+    except SignatureError as error:
+        raise FormatError(f"genesis: {error}") from error
     if any(signer.role not in ROLES for signer in genesis.signers):
         raise FormatError(f"genesis: unknown role, known are {', '.join(ROLES)}")
     names = [settings.stream for settings in genesis.streams]
@@ -172,3 +175,5 @@ def _check(genesis: Genesis) -> None:
     pairs = [(entry.kind, entry.schema) for entry in genesis.schemas]
     if len(set(pairs)) != len(pairs):
         raise FormatError("genesis: a pair of kind and schema stands twice")
+    if any(not 0 <= number < 1 << 16 for pair in pairs for number in pair):
+        raise FormatError("genesis: a kind or schema number does not fit 16 bits")

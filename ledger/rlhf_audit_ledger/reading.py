@@ -179,7 +179,7 @@ def lane_key(row: LaneRow | None, facts: BatchFacts) -> tuple[bool, bytes | None
         return facts.first_seq == 0, facts.open_key
     if facts.epoch < row.epoch or row.state == "ended":
         return False, None
-    if row.state == "unopened":
+    if row.state == "unopened" or (row.gaps and row.gaps[0][0] == 0):  # a lane may be final before it opened
         return facts.first_seq == 0, facts.open_key
     return True, row.key
 

@@ -13,6 +13,7 @@ is no verdict. Ids of annotators are shown, texts never.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -110,36 +111,38 @@ class OwnerObserver:
         )
 
     def _observe_items(self, items: Sequence[Any], annotators: Sequence[str | None], judgements: Sequence[int]) -> None:
-        known, seen, limit = self._judgement_of, self._seen, self._max
-        for item, annotator, judgement in zip(items, annotators, judgements, strict=True):
-            if item is None:
-                continue
-            key = hash(item)
+        known, limit = self._judgement_of, self._max
+        for key, judgement, item in zip(map(hash, items), judgements, items, strict=True):
             first = known.get(key)
             if first is None:
+                if item is None:
+                    continue
                 if len(known) < limit:
                     known[key] = judgement
                 else:
                     self._complete = False
-            elif first not in (judgement, _CONTRADICTED):
+            elif first != judgement and first != _CONTRADICTED:
                 known[key] = _CONTRADICTED
                 self._contradictory += 1
-            row = hash((key, annotator, judgement))
-            if row in seen:
-                self._duplicates += 1
-            elif len(seen) < limit:
-                seen.add(row)
-            else:
-                self._complete = False
+        rows = [hash(row) for row in zip(items, annotators, judgements, strict=True) if row[0] is not None]
+        self._duplicates += self._repeated_in(self._seen, rows)
+
+    def _repeated_in(self, seen: set[int], hashes: Sequence[int]) -> int:
+        """How many of these were seen before, here or in an earlier chunk."""
+        fresh = set(hashes)
+        repeated = len(hashes) - len(fresh)
+        before = len(fresh)
+        fresh -= seen
+        repeated += before - len(fresh)
+        room = self._max - len(seen)
+        if len(fresh) > room:
+            self._complete = False
+            fresh = set(itertools.islice(fresh, max(room, 0)))
+        seen |= fresh
+        return repeated
 
     def _observe_ids(self, ids: Sequence[str | None]) -> None:
-        hashes = [hash(each) for each in ids if each is not None]
-        fresh = set(hashes) - self._ids
-        self._repeated += len(hashes) - len(fresh)
-        if len(self._ids) + len(fresh) <= self._max:
-            self._ids |= fresh
-        else:
-            self._complete = False
+        self._repeated += self._repeated_in(self._ids, [hash(each) for each in ids if each is not None])
 
     def _observe_annotators(self, annotators: Sequence[str | None], answers: Sequence[int]) -> None:
         counts = Counter(annotators)

@@ -111,7 +111,7 @@ def parse(chunk: RawChunk, layout: Layout) -> RowChunk:
     faults = list(chunk.faults)
     lines, raws = chunk.lines, chunk.raws
     if layout.format == "jsonl":
-        objects: list[Any] = [_object(raw) for raw in raws]
+        objects: list[Any] = _objects(raws)
         lines, raws, objects = _good(lines, raws, objects, faults)
         return JsonChunk(lines, raws, faults, objects)
     rows: list[Any] = split_cells(raws, layout.delimiter, quoted=layout.quoted)
@@ -182,19 +182,28 @@ def _good(
     return [lines[at] for at in keep], [raws[at] for at in keep], [rows[at] for at in keep]
 
 
-def _object(raw: bytes) -> dict[str, Any] | str:
-    """The object on this line, or the reason why there is none."""
-    try:
-        row = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return _why_not_json(raw)
-    if type(row) is not dict:
-        return "not a JSON object"
-    # Each key ends in ":, and so does some text. Only where there are more ends than keys is a closer look needed.
-    ends = len(_KEY_END.findall(raw))
-    if ends != len(row) and ends != _keys_in(row) and _has_duplicate_key(raw):
-        return "an object holds the same key twice"
-    return row
+def _objects(raws: Sequence[bytes]) -> list[dict[str, Any] | str]:
+    """The object on each line, or the reason why there is none."""
+    found: list[dict[str, Any] | str] = []
+    loads, error = orjson.loads, orjson.JSONDecodeError
+    for raw in raws:
+        try:
+            row = loads(raw)
+        except error:
+            found.append(_why_not_json(raw))
+            continue
+        if type(row) is not dict:
+            row = "not a JSON object"
+        # Each key ends in ":, perhaps with blanks before the colon; so does some text. As many ends as keys of the
+        # outer object, and no blank that could hide another end: no key can stand there twice.
+        elif (
+            (raw.count(b'":') != len(row) or b" :" in raw or b"\t" in raw or b"\r" in raw)
+            and len(_KEY_END.findall(raw)) != _keys_in(row)
+            and _has_duplicate_key(raw)
+        ):
+            row = "an object holds the same key twice"
+        found.append(row)
+    return found
 
 
 def _why_not_json(raw: bytes) -> str:

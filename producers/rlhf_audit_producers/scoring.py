@@ -97,6 +97,6 @@ def one_hot_values(one_hot: OneHot, columns: Sequence[Sequence[Any]], bad: Bad) 
                 chosen = name
             elif text not in _UNSET:
                 bad.setdefault(at, f"{one_hot.field}: one of its 0/1 columns holds neither 0 nor 1")
-        none_set += chosen is None
+        none_set += chosen is None and at not in bad
         out.append(chosen)
     return out, none_set

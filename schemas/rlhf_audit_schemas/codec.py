@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import repeat
 from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import fastavro
@@ -24,8 +25,10 @@ import fastavro
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_schemas.strict_decoder import StrictDecodeError, compile_decoder
 from rlhf_audit_schemas.strict_encoder import compile_encoder, zigzag
+from rlhf_audit_schemas.varints import zigzag_column
 
 _DOUBLE = Struct("<d").pack
+_NUMPY_PAYS = 64  # values in a column; below it the call itself costs more than the loop
 
 
 def schema_bytes(path: str) -> bytes:
@@ -189,7 +192,7 @@ def _hot_encoder(schema: Any, names: Mapping[str, Any]) -> ColumnEncoder | None:
 
 def _fixed_column(size: int) -> ColumnEncoder:
     def encode(values: Sequence[Any]) -> list[bytes]:
-        if any(type(value) is not bytes or len(value) != size for value in values):
+        if not {bytes} >= set(map(type, values)) or not {size} >= set(map(len, values)):
             raise FormatError(f"expected {size} bytes")
         return list(values)
 
@@ -206,15 +209,18 @@ def _string_column(values: Sequence[Any]) -> list[bytes]:
 
 
 def _long_column(values: Sequence[Any]) -> list[bytes]:
-    if any(type(value) is not int or not -(1 << 63) <= value < 1 << 63 for value in values):
+    if not {int} >= set(map(type, values)) or (values and not (min(values) >= -1 << 63 and max(values) < 1 << 63)):
         raise FormatError("expected 64-bit integers")
-    return [zigzag(value) for value in values]
+    return zigzag_column(values) if len(values) >= _NUMPY_PAYS else [zigzag(value) for value in values]
 
 
 def _double_column(values: Sequence[Any]) -> list[bytes]:
-    if any(type(value) not in (float, int) for value in values):
+    if not {float, int} >= set(map(type, values)):
         raise FormatError("expected numbers")
-    return [_DOUBLE(value) for value in values]
+    try:
+        return [_DOUBLE(value) for value in values]
+    except StructError as error:
+        raise FormatError("integer is too large for a double") from error
 
 
 _HOT: dict[str, ColumnEncoder] = {"string": _string_column, "long": _long_column, "double": _double_column}

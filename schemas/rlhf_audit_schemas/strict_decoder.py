@@ -31,7 +31,7 @@ class StrictDecodeError(FormatError):
 
 
 def read_varint(data: bytes, at: int, bits: int) -> tuple[int, int]:
-    """A zigzag varint at ``at``; returns (value, next position). Raises StrictDecodeError if not minimal or too wide."""
+    """A zigzag varint: (value, next position). Raises StrictDecodeError unless it is minimal and fits."""
     raw = shift = 0
     try:
         while True:

@@ -102,7 +102,10 @@ def _encode_boolean(value: Any, out: list[bytes]) -> None:
 def _encode_double(value: Any, out: list[bytes]) -> None:
     if type(value) not in (int, float):
         raise FormatError(f"expected a number, found {type(value).__name__}")
-    out.append(struct.pack("<d", value))
+    try:
+        out.append(struct.pack("<d", value))
+    except struct.error as error:
+        raise FormatError("integer is too large for a double") from error
 
 
 def _encode_null(value: Any, out: list[bytes]) -> None:
@@ -132,7 +135,7 @@ def _fixed_encoder(name: str, size: int) -> Encoder:
 
 def _enum_encoder(indexes: Mapping[str, bytes]) -> Encoder:
     def encode(value: Any, out: list[bytes]) -> None:
-        if value not in indexes:
+        if not isinstance(value, str) or value not in indexes:
             raise FormatError("not a symbol of this enum")
         out.append(indexes[value])
 
@@ -193,6 +196,8 @@ def _record_encoder(name: str, fields: list[tuple[str, Encoder]]) -> Encoder:
     known = frozenset(field for field, _ in fields)
 
     def encode(value: Any, out: list[bytes]) -> None:
+        if not isinstance(value, Mapping):
+            raise FormatError(f"{name}: expected a record, found {type(value).__name__}")
         if value.keys() != known:
             odd = sorted(known.symmetric_difference(value.keys()))
             raise FormatError(f"{name}: fields do not fit the schema: {', '.join(map(str, odd))}")

@@ -16,6 +16,7 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from rlhf_audit_stores._object_store import (
@@ -29,12 +30,22 @@ from rlhf_audit_stores._object_store import (
     refuse_identical,
 )
 from rlhf_audit_stores.disk import Disk, RealDisk
-from rlhf_audit_stores.durable import AlreadyStoredError, is_temporary, make_folders_durably, sweep, write_temporary
+from rlhf_audit_stores.durable import (
+    AlreadyStoredError,
+    is_temporary,
+    make_folders_durably,
+    sweep,
+    write_temporaries,
+    write_temporary,
+)
 
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _REMEMBERED_FOLDERS = (
     4096  # above this the memory is emptied: forgetting costs a sync, growing without bound costs more
 )
+
+
+_SYNCED_TOGETHER = 64  # open files at a time, far below any process's limit
 
 
 class FolderStore:
@@ -53,12 +64,16 @@ class FolderStore:
         touched: dict[Path, None] = {}
         written: list[tuple[str, Path, Path]] = []
         try:
-            for name, data in items:
-                path = self._path(name)
-                self._make_folders(path.parent)
-                touched[path.parent] = None
-                if not self._is_stored(name, path, data):
-                    written.append((name, path, write_temporary(self._disk, path, data, self._mode)))
+            for batch in _batches(items, _SYNCED_TOGETHER):
+                missing = []
+                for name, data in batch:
+                    path = self._path(name)
+                    self._make_folders(path.parent)
+                    touched[path.parent] = None
+                    if not self._is_stored(name, path, data):
+                        missing.append((name, path, data))
+                made = write_temporaries(self._disk, [(path, data) for _, path, data in missing], self._mode)
+                written += [(name, path, temporary) for (name, path, _), temporary in zip(missing, made, strict=True)]
         except Exception:
             for _, _, temporary in written:  # on a full disk they would hold the space that is missing
                 self._disk.unlink(temporary)
@@ -164,6 +179,12 @@ class FolderStore:
             self._durable.clear()
         make_folders_durably(self._disk, folder)
         self._durable.add(folder)
+
+
+def _batches(items: Iterable[tuple[str, bytes]], size: int) -> Iterator[list[tuple[str, bytes]]]:
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 @contextmanager

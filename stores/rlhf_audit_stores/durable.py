@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -73,16 +74,24 @@ def create_file_durably(disk: Disk, path: Path, data: bytes, *, mode: int = 0o60
 
 def write_temporary(disk: Disk, path: Path, data: bytes, mode: int) -> Path:
     """A synced temporary file in the folder of ``path``; its name is not durable, and need not be."""
-    temporary = path.with_name(TEMPORARY_PREFIX + secrets.token_hex(8))
-    handle = disk.create_exclusive(temporary, mode)
+    return write_temporaries(disk, [(path, data)], mode)[0]
+
+
+def write_temporaries(disk: Disk, files: Sequence[tuple[Path, bytes]], mode: int) -> list[Path]:
+    """A synced temporary file for each path, in its folder, all synced together. Nothing is left after an error."""
+    handles: list[Handle] = []
     try:
-        disk.write(handle, data)
-        disk.sync(handle)
+        for path, data in files:
+            handles.append(disk.create_exclusive(path.with_name(TEMPORARY_PREFIX + secrets.token_hex(8)), mode))
+            disk.write(handles[-1], data)
+        disk.sync_many(handles)
     except Exception:
-        _discard(disk, handle)  # on a full disk the torn file would hold the space that is missing
+        for handle in handles:  # on a full disk the torn files would hold the space that is missing
+            _discard(disk, handle)
         raise
-    disk.close(handle)
-    return temporary
+    for handle in handles:
+        disk.close(handle)
+    return [handle.path for handle in handles]
 
 
 def _discard(disk: Disk, handle: Handle) -> None:

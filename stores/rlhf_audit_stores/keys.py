@@ -84,6 +84,7 @@ def create_keys(folder: Path, disk: Disk | None = None) -> TrailKeys:
             line = format_private_key(_NAME_PREFIX + name, seed) if name in _SIGNING else seed.hex()
             with suppress(AlreadyStoredError):  # another process was first: its key counts
                 create_file_durably(disk, path, line.encode("ascii") + b"\n")
+    disk.sync_dir(folder)  # a key that an earlier process linked and did not live to sync must not be lost again
     return load_keys(folder)
 
 

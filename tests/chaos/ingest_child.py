@@ -51,7 +51,7 @@ def main(trail: str, file: str, copy: str, phase_file: str) -> None:
         page = mmap.mmap(handle.fileno(), PHASE_BYTES)
         disk = TellingDisk(KeepingDisk(RealDisk(), Path(copy)), page)
         report = ingest(Path(trail), Path(file), disk=disk, batch_events=512)
-        print(report.outcome)
+        sys.stdout.write(report.outcome + "\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def main(trail: str, copy: str, phase_file: str) -> None:
         disk = TellingDisk(KeepingDisk(RealDisk(), Path(copy)), mmap.mmap(handle.fileno(), PHASE_BYTES))
         directory = Path(trail)
         ran = run_runtime(directory, lambda: LocalTrail(directory, window_seconds=1, disk=disk), until_idle=True)
-        print("ran" if ran else "another one runs")
+        sys.stdout.write("ran\n" if ran else "another one runs\n")
 
 
 if __name__ == "__main__":

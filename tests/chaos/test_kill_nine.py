@@ -68,10 +68,9 @@ def test_fifty_kills_lose_no_row_and_double_none(tmp_path: Path, capsys: pytest.
     said, _ = last.communicate(timeout=300)
     assert last.returncode == 0
     assert said.strip() in ("ingested", "already ingested")
+    hit = "".join(f"  {count:3} {name}\n" for name, count in phases.most_common())
     with capsys.disabled():
-        print(f"\nkill -9, seed {SEED}: {kills} kills over {ended + 1} trails; phases hit:")
-        for name, count in phases.most_common():
-            print(f"  {count:3} {name}")
+        sys.stdout.write(f"\nkill -9, seed {SEED}: {kills} kills over {ended + 1} trails; phases hit:\n{hit}")
     assert _events(trail, "annotations") == ROWS
     assert differences(trail, copy) == []
     assert findings_of(trail) == []

@@ -68,10 +68,9 @@ def test_fifty_kills_of_the_runtime_lose_no_event_and_double_none(
         process.communicate(timeout=300)
         assert process.returncode == 0
     assert last.communicate(timeout=300)[0].strip() == "ran"
+    hit = "".join(f"  {count:3} {name}\n" for name, count in phases.most_common())
     with capsys.disabled():
-        print(f"\nkill -9 of the runtime, seed {SEED}: {kills} kills; phases hit:")
-        for name, count in phases.most_common():
-            print(f"  {count:3} {name}")
+        sys.stdout.write(f"\nkill -9 of the runtime, seed {SEED}: {kills} kills; phases hit:\n{hit}")
     items = Counter(event["item"] for event in sealed_events(trail, "annotation"))
     assert max(items.values()) == 1
     for rank in range(2):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,10 @@ class PassingDisk:
 
     def reserve(self, handle: Handle, size: int) -> None:
         self.effect("reserve", handle.path, lambda: self.inner.reserve(handle, size))
+
+    def sync_many(self, handles: Sequence[Handle]) -> None:
+        for handle in handles:
+            self.sync(handle)
 
     def close(self, handle: Handle) -> None:
         self.effect("close", handle.path, lambda: self.inner.close(handle))
@@ -320,6 +324,10 @@ class VolatileDisk:
 
     def reserve(self, handle: Handle, size: int) -> None:
         pass
+
+    def sync_many(self, handles: Sequence[Handle]) -> None:
+        for handle in handles:
+            self.sync(handle)
 
     def close(self, handle: Handle) -> None:
         self._disk.close(handle)

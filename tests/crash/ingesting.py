@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from rlhf_audit_ledger.ed25519 import SeedSigner
@@ -17,7 +16,7 @@ from rlhf_audit_producers.mapping_text import from_flags
 from rlhf_audit_stores.disk import Disk
 from rlhf_audit_trail.local import LocalTrail
 
-SECRET_TEXT = "what nobody may find outside the vault"
+HIDDEN_WORDS = "what nobody may find outside the vault"
 
 
 def write_rows(path: Path, rows: int, *, bad_every: int = 0, annotators: int = 7) -> Path:
@@ -30,7 +29,7 @@ def write_rows(path: Path, rows: int, *, bad_every: int = 0, annotators: int = 7
             row = {
                 "annotation_id": f"a{number}",
                 "annotator": f"rater{number % annotators}",
-                "prompt": f"{SECRET_TEXT} {number}",
+                "prompt": f"{HIDDEN_WORDS} {number}",
                 "score": number % 5,
             }
             file.write(json.dumps(row) + "\n")
@@ -44,12 +43,9 @@ def ingest(
     disk: Disk | None = None,
     batch_events: int = 64,
     store_text: bool = False,
-    clock_us: Iterable[int] | None = None,
 ) -> IngestReport:
     """Ingest ``file`` into ``trail`` as the command does; the signing key is new in every process, as there."""
-    ticks = None if clock_us is None else iter(clock_us)
-    options = {} if ticks is None else {"clock_us": lambda: next(ticks)}
-    with InputFile(file) as source, LocalTrail(trail, disk=disk, **options) as recorder:
+    with InputFile(file) as source, LocalTrail(trail, disk=disk) as recorder:
         source.hash()
         sniffed = sniff(source)
         mapping = by_names(from_flags(store_text=store_text), sniffed)

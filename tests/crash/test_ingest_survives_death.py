@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from crash.fake_disk import Crash, CountingDisk, CrashingDisk, FullDisk, VolatileDisk
-from crash.ingesting import SECRET_TEXT, ingest, write_rows
+from crash.fake_disk import CountingDisk, Crash, CrashingDisk, FullDisk, VolatileDisk
+from crash.ingesting import HIDDEN_WORDS, ingest, write_rows
 from crash.resealing import KeepingDisk, differences, genesis_bytes
 from rlhf_audit_ledger.batch import BatchBody, open_envelope
 from rlhf_audit_ledger.header import SealHeader
@@ -134,10 +134,13 @@ def test_a_full_disk_is_a_clear_error_and_work_goes_on_after_space_is_made(
 ) -> None:
     trail, copy = tmp_path / "trail", tmp_path / "copy"
     full = FullDisk(RealDisk(), after_bytes=kibibytes * 1024)
+    said = ""
     try:
         ingest(trail, rows, disk=KeepingDisk(full, copy), batch_events=BATCH)
     except DiskFullError as error:
-        assert "disk full" in str(error)
+        said = str(error)
+    if said or kibibytes < 24:
+        assert "disk full" in said
         if (trail / "objects" / "global" / "checkpoint").exists():
             assert genesis_bytes(trail)
             assert findings_of(trail) == []  # nothing is signed that is not there
@@ -151,7 +154,7 @@ def test_after_an_ingest_no_text_lies_anywhere_but_encrypted_in_the_vault(
 ) -> None:
     trail = tmp_path / "trail"
     ingest(trail, rows, batch_events=BATCH, store_text=store_text)
-    needle = SECRET_TEXT.encode()
+    needle = HIDDEN_WORDS.encode()
     files = [path for path in trail.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if needle in path.read_bytes()] == []

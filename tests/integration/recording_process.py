@@ -78,7 +78,7 @@ def loaders(directory: str) -> None:
 
     trail = AuditTrail(directory, "run", runtime=False)
 
-    class Recording(Dataset[int]):
+    class Recording(Dataset[int]):  # type: ignore[misc,unused-ignore]  # Any where torch is not installed
         def __len__(self) -> int:
             return 8
 
@@ -120,7 +120,8 @@ def waits(directory: str) -> None:
     with AuditTrail(directory) as trail:
         judge(trail, "waits")
         trail.flush()
-        print(trail.run_id, flush=True)
+        sys.stdout.write(trail.run_id + "\n")
+        sys.stdout.flush()
         sys.stdin.read()
         judge(trail, "later")
         time.sleep(0.01)

@@ -34,8 +34,11 @@ DEFAULT_DIRECTORY: Final = Path("rlhf-audit")
 MAX_BATCH_EVENTS: Final = 4096  # format section 2: a batch holds at most this many events
 MAX_WINDOW_SECONDS: Final = 86_400  # a longer window would leave a day's events without a signature
 
-# Read elsewhere, and no settings: the traceback switch, where the tests find real data, which run a process is of.
-_NOT_SETTINGS: Final = frozenset({"RLHF_AUDIT_DEBUG", "RLHF_AUDIT_SHARED_DATA", "RLHF_AUDIT_RUN_ID"})
+# Read elsewhere, and no settings: the traceback switch, where the tests find real data, where `verify` remembers, which
+# run a process is of.
+_NOT_SETTINGS: Final = frozenset(
+    {"RLHF_AUDIT_DEBUG", "RLHF_AUDIT_SHARED_DATA", "RLHF_AUDIT_STATE", "RLHF_AUDIT_RUN_ID"}
+)
 
 _LOG_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*(/[a-z0-9.-]+)*")  # a URL without scheme
 

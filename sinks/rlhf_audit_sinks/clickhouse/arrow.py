@@ -2,7 +2,7 @@
 
 Column by column, with lengths and offsets in front: no value can be read as
 part of another one. Measured against Avro with one container per event in
-``benchmarks/clickhouse_sink.py``. Needs pyarrow, which chdb brings along.
+``benchmarks/clickhouse_sink.py``. Needs pyarrow, of the ``[sinks]`` extra.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped]  # the package ships no types
+import pyarrow as pa
 
 from rlhf_audit_sinks.clickhouse.blocks import Block
 from rlhf_audit_sinks.clickhouse.columns import Column

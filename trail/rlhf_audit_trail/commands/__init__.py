@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     import argparse
 
 # In the order of --help. A name here is a module in this folder; a dash is an underscore there.
-NAMES: Final[tuple[str, ...]] = ("ingest", "local", "sql", "restore", "keys", "config")
+NAMES: Final[tuple[str, ...]] = (
+    "demo",
+    "ingest",
+    "local",
+    "verify",
+    "forge",
+    "sql",
+    "restore",
+    "keys",
+    "config",
+)
 
 
 class Command(Protocol):
