@@ -1,6 +1,6 @@
 """The example messages that lie beside the schemas: ``examples/<kind>/v<n>/<name>.json``.
 
-Plain JSON in which fixed fields are hex, and doubles that JSON cannot say are the strings Infinity, -Infinity, -0.0.
+Plain JSON in which fixed and bytes fields are hex, and doubles that JSON cannot say are strings (Infinity, -0.0).
 Every reader of events runs its tests over all of them: ordinary ones, nulls, strange texts, lowest and highest numbers,
 long arrays.
 """
@@ -46,7 +46,7 @@ def _typed(schema: Any, value: Any, names: dict[str, Any]) -> Any:
     if kind == "array":
         _learn(schema["items"], names)
         return [_typed(schema["items"], item, names) for item in value]
-    if kind == "fixed":
+    if kind in ("fixed", "bytes"):
         return bytes.fromhex(value)
     return float(value) if kind == "double" else value
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 _MAX_BYTES = 10  # of a 64-bit varint
 
 
 def zigzag_column(values: Sequence[int]) -> list[bytes]:
     """Minimal zigzag varints of 64-bit integers, as ``strict_encoder.zigzag`` makes them."""
+    import numpy as np  # not at the top: a process that records a few events a step need not load it
+
     signed = np.array(values, dtype=np.int64)
     rest = ((signed << 1) ^ (signed >> 63)).view(np.uint64)
     octets = np.zeros((len(values), _MAX_BYTES), dtype=np.uint8)

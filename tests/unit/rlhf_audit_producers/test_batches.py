@@ -54,7 +54,7 @@ def check_lanes(recorder: MemoryRecorder, *, signed: bool = True) -> None:
             body = BatchBody.decode(raw)
             assert body.prev_batch == previous
             assert body.first_seq >= next_seq
-            assert (body.open_key is not None) == (previous == NO_BATCH and signed)
+            assert (body.open_key is not None) == (body.first_seq == 0 and signed)
             if signed:
                 assert signature is not None
                 verify(SIGNER.public_key, signed_message(batch_digest(raw)), signature)
