@@ -28,13 +28,14 @@ from typing import Any
 
 from rlhf_audit_ledger.ed25519 import SeedSigner
 from rlhf_audit_producers.batches import ProducerSession
-from rlhf_audit_producers.ingest import SALT_BYTES, Recording, ingest_file
+from rlhf_audit_producers.ingest import Recording, ingest_file
 from rlhf_audit_producers.input_file import InputFile
 from rlhf_audit_producers.layout import Sniffed, sniff
 from rlhf_audit_producers.mapping import Mapping
 from rlhf_audit_producers.mapping_text import from_flags
 from rlhf_audit_producers.memory_recorder import MemoryRecorder
 from rlhf_audit_producers.owner_warnings import OwnerObserver
+from rlhf_audit_producers.preparing import SALT_BYTES
 from rlhf_audit_producers.records import raw_chunks
 from rlhf_audit_producers.row_chunks import parse
 from rlhf_audit_producers.rows import RowMapper

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import compress
 
@@ -25,19 +26,16 @@ from rlhf_audit_ledger.ids import partition_of
 from rlhf_audit_producers.batches import LIFECYCLE, EndReason, Now, ProducerSession
 from rlhf_audit_producers.ingest_report import IngestReport
 from rlhf_audit_producers.input_file import InputChangedError, InputFile, OnBytes
-from rlhf_audit_producers.layout import Sniffed, without_header
+from rlhf_audit_producers.layout import Sniffed
 from rlhf_audit_producers.mapping import Mapping, check, producer_id
-from rlhf_audit_producers.owner_warnings import OwnerObserver
+from rlhf_audit_producers.preparing import SALT_BYTES, Prepared, Preparer, PreparingProcess
 from rlhf_audit_producers.recorder import EventCounts, LaneView, Recorder
-from rlhf_audit_producers.records import RowFault, raw_chunks
-from rlhf_audit_producers.row_chunks import RowChunk, parse
-from rlhf_audit_producers.rows import MappedChunk, RowMapper
+from rlhf_audit_producers.records import RowFault
 from rlhf_audit_schemas.codec import Constant
-from rlhf_audit_schemas.kinds import KINDS
+from rlhf_audit_schemas.kinds import KINDS, Kind
 
 logger = logging.getLogger(__name__)
 
-SALT_BYTES = 16
 MAX_KNOWN_ROUTES = 100_000  # annotators whose partition is remembered
 _OVERSIZE = "oversize"
 
@@ -55,18 +53,6 @@ class Recording:
     """Random bytes; secure in production."""
 
 
-def row_chunks(source: InputFile, sniffed: Sniffed, on_bytes: OnBytes | None = None) -> Iterator[RowChunk]:
-    """Every row and every fault of a file, in order."""
-    layout = sniffed.layout
-    quoted = layout.delimiter.encode() if layout.quoted else None
-    header_pending = layout.format == "table"
-    for chunk in raw_chunks(source.blocks(on_bytes), quoted_delimiter=quoted):
-        if header_pending and chunk.raws:
-            chunk = without_header(chunk)
-            header_pending = False
-        yield parse(chunk, layout)
-
-
 def ingest_file(
     source: InputFile,
     sniffed: Sniffed,
@@ -76,8 +62,11 @@ def ingest_file(
     *,
     on_bytes: OnBytes | None = None,
     stop: Callable[[], bool] = lambda: False,
+    reads_in_a_process: bool = False,
 ) -> IngestReport:
     """Ingest a file whose ``hash`` was taken. ``stop`` is asked between chunks; what was read is kept then.
+
+    ``reads_in_a_process`` leaves reading and encoding to a second core; it pays from some ten thousand rows on.
 
     Raises ConfigError if the mapping does not fit the file, InputChangedError if the file changes.
     """
@@ -110,30 +99,32 @@ def ingest_file(
         input_sha256=source.sha256,
         mapping_sha256=mapping_sha256,
     )
-    mapper = RowMapper(mapping, sniffed, source.sha256)
-    writer = _RowWriter(session, recorder, recording, mapper, producer, source.sha256, delivered, report)
-    observer = OwnerObserver()
+    preparer: Preparer | PreparingProcess
+    if reads_in_a_process:
+        preparer = PreparingProcess(source, sniffed, mapping)
+    else:
+        preparer = Preparer(source, sniffed, mapping, salt=recording.salt, now_us=recording.now_us)
+    writer = _RowWriter(session, recorder, recording, KINDS[mapping.kind], producer, source.sha256, delivered, report)
     reason: EndReason = "finished"
     changed: InputChangedError | None = None
     try:
-        for chunk in row_chunks(source, sniffed, on_bytes):
-            source.check_unchanged()
-            if stop():
-                reason, report.outcome = "interrupted", "interrupted"
-                break
-            mapped = mapper.map(chunk)
-            observer.observe(mapped)
-            writer.write(mapped)
-            session.beat_if_due()
-            recorder.work()
+        with closing(preparer.chunks(on_bytes)) as chunks:
+            for chunk in chunks:
+                if stop():
+                    reason, report.outcome = "interrupted", "interrupted"
+                    break
+                writer.write(chunk)
+                session.beat_if_due()
+                recorder.work()
     except InputChangedError as error:
         reason, changed = "failed", error
     session.end(rows=report.rows, bad_rows=report.faults, reason=reason)
     recorder.drain()
     if changed is not None:
         raise changed
-    report.warnings = {name: count for name, count in mapper.warnings.items() if count}
-    report.owner = observer.summary()
+    if reason == "finished":
+        summary = preparer.summary()
+        report.warnings, report.owner = summary.warnings, summary.owner
     report.annotators = len(writer.annotators) if mapping.has("annotator") else None
     logger.info("ingest %s: producer=%s rows=%d faults=%d", report.outcome, producer, report.rows, report.faults)
     return report
@@ -153,14 +144,14 @@ class _RowWriter:
         session: ProducerSession,
         recorder: Recorder,
         recording: Recording,
-        mapper: RowMapper,
+        kind: Kind,
         producer: str,
         input_sha256: bytes,
         delivered: EventCounts,
         report: IngestReport,
     ) -> None:
         self._session, self._recording, self._report = session, recording, report
-        self._kind, self._producer, self._input_sha256 = mapper.kind, producer, input_sha256
+        self._kind, self._producer, self._input_sha256 = kind, producer, input_sha256
         self._routing_key = recorder.routing_key
         self._partitions = recorder.partitions[self._kind.stream]
         self._own = partition_of(self._routing_key, producer, self._partitions)
@@ -173,47 +164,39 @@ class _RowWriter:
         self._skip_faults = sum(n for (_, _, kind), n in delivered.items() if kind == "fault")
         self._skip_losses = sum(n for (_, _, kind), n in delivered.items() if kind == "loss")
 
-    def write(self, chunk: MappedChunk) -> None:
+    def write(self, chunk: Prepared) -> None:
         """Record every row of a chunk once."""
         report = self._report
         report.rows += chunk.rows
         report.add_faults(chunk.faults)
         self._write_faults(chunk.faults)
-        if not chunk.count:
+        if not chunk.events:
             return
-        events = self._encode(chunk)
-        if max(map(len, events)) > MAX_BATCH_BYTES:
-            self._write_one_by_one(chunk, events)
+        if max(map(len, chunk.events)) > MAX_BATCH_BYTES:
+            self._write_one_by_one(chunk)
             return
-        report.events[self._kind.name] += chunk.count
-        for partition, mine in self._by_partition(chunk, events):
+        report.events[self._kind.name] += len(chunk.events)
+        for partition, mine in self._by_partition(chunk):
             known = min(self._skip[partition], len(mine))
             self._skip[partition] -= known
             report.already_sealed += known
             if known < len(mine):
                 self._session.record(self._kind.stream, partition, self._kind, mine[known:] if known else mine)
 
-    def _encode(self, chunk: MappedChunk) -> list[bytes]:
-        salts = self._recording.salt(SALT_BYTES * chunk.count)
-        columns = chunk.columns
-        columns["salt"] = [salts[at : at + SALT_BYTES] for at in range(0, len(salts), SALT_BYTES)]
-        columns["ts_us"] = Constant(self._recording.now_us())
-        return self._kind.codec.encode_columns(columns, chunk.count)
-
-    def _by_partition(self, chunk: MappedChunk, events: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    def _by_partition(self, chunk: Prepared) -> Iterator[tuple[int, list[bytes]]]:
         if chunk.annotators is None:
-            yield self._own, events
+            yield self._own, chunk.events
             return
         routes = self._routes_of(chunk.annotators)
         partitions = [routes[annotator] for annotator in chunk.annotators]
         for partition in sorted(set(partitions)):
-            yield partition, list(compress(events, [each == partition for each in partitions]))
+            yield partition, list(compress(chunk.events, [each == partition for each in partitions]))
 
-    def _write_one_by_one(self, chunk: MappedChunk, events: list[bytes]) -> None:
+    def _write_one_by_one(self, chunk: Prepared) -> None:
         """The slow way, for a chunk that holds an event too large for any batch."""
         routes = self._routes_of(chunk.annotators or [])
         stream, report = self._kind.stream, self._report
-        for at, event in enumerate(events):
+        for at, event in enumerate(chunk.events):
             partition = self._own if chunk.annotators is None else routes[chunk.annotators[at]]
             if len(event) > MAX_BATCH_BYTES:
                 report.losses += 1

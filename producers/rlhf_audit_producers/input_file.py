@@ -66,10 +66,23 @@ class InputFile:
                 "recognised by the digest of all its bytes before it is read"
             )
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._known = self._fingerprint()
-        self.size: int = self._known[0]
+        self.known = self._fingerprint()
+        self.size: int = self.known[0]
         self.sha256 = b""
         self.is_gzip = os.pread(self._fd, 2, 0) == _GZIP
+
+    @classmethod
+    def adopt(cls, path: Path, fd: int, known: tuple[int, int], sha256: bytes) -> InputFile:
+        """The same open file in a child process that inherited ``fd``; it must still be as the parent knew it."""
+        adopted = cls.__new__(cls)
+        adopted.path, adopted._fd, adopted.known, adopted.sha256 = path, fd, known, sha256
+        adopted.size = known[0]
+        adopted.is_gzip = os.pread(fd, 2, 0) == _GZIP
+        return adopted
+
+    def fileno(self) -> int:
+        """The open file, for a child process."""
+        return self._fd
 
     def __enter__(self) -> InputFile:
         return self
@@ -127,7 +140,7 @@ class InputFile:
 
     def check_unchanged(self) -> None:
         """Raises InputChangedError if size or time of change are not what they were at the start."""
-        if self._fingerprint() != self._known:
+        if self._fingerprint() != self.known:
             raise self._changed()
 
     def _changed(self) -> InputChangedError:

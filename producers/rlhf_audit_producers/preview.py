@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_audit_producers.ingest import row_chunks
 from rlhf_audit_producers.input_file import InputFile
 from rlhf_audit_producers.layout import Sniffed
 from rlhf_audit_producers.mapping import Mapping, check
+from rlhf_audit_producers.preparing import row_chunks
 from rlhf_audit_producers.records import RowFault
 from rlhf_audit_producers.rows import RowMapper, WarningCode
 from rlhf_audit_schemas.codec import Constant
