@@ -82,12 +82,8 @@ class EvidenceSink:
         self._vault.put_many([self._vault_object(close.window, window)])
         segment = segment_name(close.stream, close.partition, close.window)
         records = [one.record.encode_for_segment() for one in window]
-        self._objects.put_many(
-            [
-                (segment, SEGMENT.encode(segment, records)),
-                *((f"{self._prefix}/{path}", data) for path, data in tiles.items()),
-            ]
-        )
+        self._objects.put(segment, SEGMENT.encode(segment, records))  # durable before any tile: no tile unexplained
+        self._objects.put_many((f"{self._prefix}/{path}", data) for path, data in tiles.items())
         self._version = self._objects.swap(f"{self._prefix}/checkpoint", checkpoint, self._version)
         self._edge = edge
         delete_partials(self._objects, self._prefix, completed)
