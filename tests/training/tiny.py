@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from rlhf_audit_schemas.kinds import KINDS
 from rlhf_audit_trail.rows import completed, encode_rows, rollout_rows
@@ -15,7 +18,18 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-WORDS = "the sky is blue and water runs down hill because it must while birds sing of rain".split()
+WORDS = ["sky", "is", "blue", "and", "water", "runs", "down", "hill", "because", "it", "must", "birds", "sing", "rain"]
+
+
+def need(*modules: str) -> None:
+    """Skip a test module aloud where a library is missing; fail where everything has to be there."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            if os.environ.get("REQUIRE_SERVICES"):
+                raise
+            pytest.skip(f"{name} is not installed", allow_module_level=True)
 
 
 class ListRecording:
@@ -103,7 +117,7 @@ def tokenizer() -> Any:
     )
     raw.train_from_iterator([text(at, 12) for at in range(50)], trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", chat_template=TEMPLATE
+        tokenizer_object=raw, pad_token=SPECIAL[0], eos_token=SPECIAL[1], chat_template=TEMPLATE
     )
 
 
@@ -149,7 +163,7 @@ def settings(output: Path, **more: Any) -> dict[str, Any]:
         "seed": 11,
         "logging_steps": 1,
         "learning_rate": 1e-2,
-        "max_grad_norm": 0.5,
+        "max_grad_norm": 0.25,
         "save_strategy": "no",
         "per_device_train_batch_size": 2,
         "max_steps": 4,
@@ -157,3 +171,53 @@ def settings(output: Path, **more: Any) -> dict[str, Any]:
     if "RANK" in os.environ:
         found |= {"ddp_backend": "gloo", "ddp_find_unused_parameters": False}
     return found | more
+
+
+def count_letters(completions: Sequence[str], **kwargs: Any) -> list[float]:
+    return [float(len(one)) for one in completions]
+
+
+def share_of_vowels(
+    prompts: Sequence[str], completions: Sequence[str], annotation_id: Sequence[str], **kwargs: Any
+) -> list[float | None]:
+    """Gets the id column of the data set, as without us, and has no opinion on the first row."""
+    assert len(annotation_id) == len(prompts) == len(completions)
+    return [None if at == 0 else sum(c in "aeiou" for c in one) / 10 for at, one in enumerate(completions)]
+
+
+REWARDS: list[Callable[..., Any]] = [count_letters, share_of_vowels]
+
+
+def make_trainer(name: str, folder: Path, callback: Any = None, *, wrap: Any = None, **more: Any) -> Any:
+    """A trainer of TRL on the model in ``folder``; ``wrap`` makes its class."""
+    import trl
+
+    cls = getattr(trl, f"{name.upper()}Trainer")
+    config = getattr(trl, f"{name.upper()}Config")
+    data = {"dpo": pairs, "sft": texts, "grpo": prompts, "rloo": prompts}[name](16)
+    extra: dict[str, Any] = {}
+    if name in ("grpo", "rloo"):
+        more = {"num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 8, "beta": 0.04} | more
+        extra["reward_funcs"] = REWARDS if callback is None else callback.rewards(*REWARDS)
+    model, words = load(folder)
+    return (cls if wrap is None else wrap(cls))(
+        model,
+        args=config(**settings(folder.parent / "out", **more)),
+        train_dataset=data,
+        processing_class=words,
+        callbacks=[] if callback is None else [callback],
+        **extra,
+    )
+
+
+def numbers_of(trainer: Any) -> list[dict[str, float]]:
+    """Everything a training logged that does not measure time, bit for bit."""
+    timing = ("runtime", "per_second", "step_time")
+    return [
+        {key: value for key, value in line.items() if not any(word in key for word in timing)}
+        for line in trainer.state.log_history
+    ]
+
+
+def weights_of(trainer: Any) -> dict[str, bytes]:
+    return {name: one.detach().numpy().tobytes() for name, one in trainer.model.named_parameters()}
