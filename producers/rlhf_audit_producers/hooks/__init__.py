@@ -15,8 +15,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rlhf_audit_producers.hooks.lineage import audited
     from rlhf_audit_producers.hooks.callback import AuditCallback
+    from rlhf_audit_producers.hooks.lineage import audited
     from rlhf_audit_producers.hooks.plain import TrainingWatch, watch
     from rlhf_audit_producers.hooks.recording import Recording
     from rlhf_audit_producers.hooks.rollouts import recorded_rewards

@@ -105,7 +105,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         if trainer is not None:
             attach(trainer, self)  # its accelerator may be a new one
         facts: dict[str, Any] = {}
-        hooked = self._hook_up(args, model, kwargs.get("optimizer"))
+        self._hook = self._hook_up(args, model, kwargs.get("optimizer"))
         with self._guard.observing():
             parent = self._parent(state)
             facts = training_facts(
@@ -113,7 +113,11 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
             )
             facts |= parent
         self.run.begin(
-            {"lineage": "unknown", "gradient_hook": hooked, **facts},
+            {
+                "lineage": "unknown",
+                "gradient_hook": "none" if self._hook is None else "optimizer_step_pre_hook",
+                **facts,
+            },
             step=state.global_step,
             before_end=self._before_end,
         )
@@ -208,23 +212,21 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
                 self._trainer = weakref.ref(trainer)
                 attach(trainer, self)
 
-    def _hook_up(self, args: Any, model: Any, optimizer: Any) -> str:
+    def _hook_up(self, args: Any, model: Any, optimizer: Any) -> GradientHook | None:
         gradients, update_norm = self._options
         if self._hook is not None:
             self._hook.remove()
-            self._hook = None
-        if not gradients:
-            return "none"
         with self._guard.observing():
-            self._hook = GradientHook(
-                self._guard,
-                model,
-                optimizer,
-                step_now=lambda: int(self._state.global_step) + 1,
-                limit=args.max_grad_norm or None,
-                update_norm=update_norm,
-            )
-        return "none" if self._hook is None else "optimizer_step_pre_hook"
+            if gradients:
+                return GradientHook(
+                    self._guard,
+                    model,
+                    optimizer,
+                    step_now=lambda: int(self._state.global_step) + 1,
+                    limit=args.max_grad_norm or None,
+                    update_norm=update_norm,
+                )
+        return None
 
     def _parent(self, state: Any) -> dict[str, Any]:
         """Which run this one resumes; a restart of the same run has no parent."""

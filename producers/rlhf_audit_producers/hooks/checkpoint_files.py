@@ -77,7 +77,7 @@ class Digests:
 
 def open_files(folder: Path, *, rank: int, saves: bool) -> list[OpenedFile]:
     """The files of ``folder`` that this rank answers for, by name."""
-    opened = []
+    opened: list[OpenedFile] = []
     for path in sorted(one for one in folder.rglob("*") if one.is_file()):
         name = path.relative_to(folder).as_posix()
         owner = _OF_RANK.search(name)

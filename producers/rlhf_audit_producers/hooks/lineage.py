@@ -64,10 +64,12 @@ def audited(trainer_class: type, id_column: str = ID_COLUMN) -> type:
     generates = hasattr(trainer_class, _GENERATES)
 
     class Audited(base):  # type: ignore[misc] # the base is known at run time only
+        data_collator: Any
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             setattr(self, IDS_ATTRIBUTE, None)
             bound = inspect.signature(base.__init__).bind_partial(self, *args, **kwargs)
-            dataset = bound.arguments.get("train_dataset")
+            dataset: Any = bound.arguments.get("train_dataset")
             ids = _ids(dataset, id_column)
             if ids is not None:
                 bound.arguments["train_dataset"] = dataset.add_column(ROW_COLUMN, list(range(len(ids))))

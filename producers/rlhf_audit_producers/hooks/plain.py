@@ -49,17 +49,8 @@ class TrainingWatch:
         self._step = first_step
         self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank)
         self._ids: list[str] | None = None
-        self._hook: GradientHook | None = None
+        self._hook = self._look_at(optimizer, update_norm=update_norm)
         about: dict[str, Any] = {}
-        with self._guard.observing():
-            self._hook = GradientHook(
-                self._guard,
-                model,
-                optimizer,
-                step_now=lambda: self._step + 1,
-                update_norm=update_norm,
-                after_step=self._after_step,
-            )
         with self._guard.observing():
             about = {
                 **environment_facts(),
@@ -119,6 +110,18 @@ class TrainingWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(error)
+
+    def _look_at(self, optimizer: Any, *, update_norm: bool) -> GradientHook | None:
+        with self._guard.observing():
+            return GradientHook(
+                self._guard,
+                self._model,
+                optimizer,
+                step_now=lambda: self._step + 1,
+                update_norm=update_norm,
+                after_step=self._after_step,
+            )
+        return None
 
     def _after_step(self) -> None:
         self._step += 1

@@ -14,8 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,23 @@ class Recording(Protocol):
         """Queue one ``rollout`` event per completion."""
 
 
+class Observation:
+    """What ``Guard.observing`` gives to ``with``."""
+
+    __slots__ = ("_guard", "_kind")
+
+    def __init__(self, guard: Guard, kind: str | None) -> None:
+        self._guard, self._kind = guard, kind
+
+    def __enter__(self) -> None:
+        self._guard.enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return self._guard.leave(error, self._kind)
+
+
 class Guard:
     """Runs observations of one process: times them, keeps what they raise away from the training."""
 
@@ -62,23 +81,28 @@ class Guard:
         self._clock_ns = clock_ns
         self._is_strict = bool(getattr(recording, "strict", False))
         self._depth = 0
+        self._began_ns = 0
         self._said: set[str] = set()
 
-    @contextmanager
-    def observing(self, kind: str | None = None) -> Iterator[None]:
+    def observing(self, kind: str | None = None) -> Observation:
         """Everything a hook does stands in here. ``kind`` is the event that is lost if it fails."""
-        began = self._clock_ns()
+        return Observation(self, kind)
+
+    def enter(self) -> None:
+        """An observation begins; they may stand in one another."""
+        if self._depth == 0:
+            self._began_ns = self._clock_ns()
         self._depth += 1
-        try:
-            yield
-        except Exception as error:
+
+    def leave(self, error: BaseException | None, kind: str | None) -> bool:
+        """An observation ends. Returns whether its error stays here."""
+        is_ours = isinstance(error, Exception)
+        if isinstance(error, Exception):
             self._note(error, kind)
-            if self._is_strict:
-                raise
-        finally:
-            self._depth -= 1
-            if self._depth == 0:
-                self.inside_ns += self._clock_ns() - began
+        self._depth -= 1
+        if self._depth == 0:
+            self.inside_ns += self._clock_ns() - self._began_ns
+        return is_ours and not self._is_strict
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Hand one event over; to be called inside ``observing``."""
@@ -95,15 +119,15 @@ class Guard:
         name = f"{kind or 'observation'}: {type(error).__name__}"
         if name not in self._said:
             self._said.add(name)
-            logger.error(
-                "the training goes on without this observation; %s (logged once)", name, exc_info=_where(error)
-            )
+            logger.error("the training goes on without this observation: %s in %s (logged once)", name, _place(error))
         if kind is not None:
             with suppress(Exception):
                 self.recording.record(kind, {})  # cannot be encoded: uses up a number and is declared lost
 
 
-def _where(error: Exception) -> bool:
-    """A trace only where somebody debugs us: messages of other people's errors may hold texts."""
-    del error
-    return logger.isEnabledFor(logging.DEBUG)
+def _place(error: Exception) -> str:
+    """File and line; never the message, which may hold texts if somebody else wrote it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "?" if trace is None else f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

@@ -53,7 +53,7 @@ def environment_facts() -> dict[str, Any]:
 def model_facts(model: Any, *, digest: bool = True) -> dict[str, Any]:
     """Name, class, configuration, sizes and, if not too large, a digest of all parameters."""
     parameters = list(model.named_parameters())
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     facts: dict[str, Any] = {
         "model_name": model_name(model),
         "model_class": type(model).__name__,

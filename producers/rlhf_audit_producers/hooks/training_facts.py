@@ -27,7 +27,7 @@ def training_facts(
 ) -> dict[str, Any]:
     """Everything that can be said before the first step."""
     reference = getattr(trainer, "ref_model", None)
-    dataset = getattr(trainer, "train_dataset", None)
+    dataset: Any = getattr(trainer, "train_dataset", None)
     if dataset is None:
         dataset = getattr(dataloader, "dataset", None)
     loss_type = getattr(args, "loss_type", None)
