@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,15 @@ def need(*modules: str) -> None:
             if os.environ.get("REQUIRE_SERVICES"):
                 raise
             pytest.skip(f"{name} is not installed", allow_module_level=True)
+
+
+def need_now(*modules: str) -> None:
+    """The same, inside one test."""
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing and os.environ.get("REQUIRE_SERVICES"):
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 class ListRecording:
