@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
   if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 ROOTS := schemas ledger stores producers processors sinks auditor trail
-CODE := $(wildcard $(ROOTS) tests benchmarks)
+CODE := $(wildcard $(ROOTS) tests benchmarks examples)
 PYTEST := $(BIN)/python -m pytest
 QUICK := $(wildcard tests/unit tests/vectors)
 

@@ -14,16 +14,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rlhf_audit_trail.recording import AuditableRLHF, AuditTrail
     from rlhf_audit_trail.settings import Settings, load_settings
+    from rlhf_audit_trail.training import AuditCallback, audited
+    from rlhf_audit_trail.watching import watch
 
 __version__ = "0.1.0"
-__all__ = ["AuditTrail", "AuditableRLHF", "Settings", "__version__", "load_settings"]
+__all__ = [
+    "AuditCallback",
+    "AuditTrail",
+    "AuditableRLHF",
+    "Settings",
+    "__version__",
+    "audited",
+    "load_settings",
+    "watch",
+]
 
 # PEP 562: public name -> module that defines it, imported at first use.
 _EXPORTS = {
+    "AuditCallback": "rlhf_audit_trail.training",
     "AuditTrail": "rlhf_audit_trail.recording",
     "AuditableRLHF": "rlhf_audit_trail.recording",
     "Settings": "rlhf_audit_trail.settings",
+    "audited": "rlhf_audit_trail.training",
     "load_settings": "rlhf_audit_trail.settings",
+    "watch": "rlhf_audit_trail.watching",
 }
 
 

@@ -1,0 +1,42 @@
+"""From the names trainers log under to the columns of ``policy_update``.
+
+TRL's trainers name the same thing differently; the first name found wins.
+Every number is kept under its own name too, so nothing is lost by the mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "loss": ("loss", "train_loss"),
+    "learning_rate": ("learning_rate", "lr"),
+    "grad_norm": ("grad_norm",),
+    "reward": ("reward", "mean_reward", "objective/scores", "env_reward_mean"),
+    "reward_std": ("reward_std",),
+    "reward_chosen": ("rewards/chosen", "reward_chosen"),
+    "reward_rejected": ("rewards/rejected", "reward_rejected"),
+    "reward_margin": ("rewards/margins", "margin", "reward_margin"),
+    "reward_accuracy": ("rewards/accuracies", "accuracy", "reward_accuracy"),
+    "kl": ("kl", "objective/kl"),
+    "entropy": ("entropy", "objective/entropy"),
+    "completion_tokens": ("completions/mean_length", "completion_length"),
+    "num_tokens": ("num_tokens",),
+}
+
+
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """What of a log line is a number, by its own name."""
+    found = {}
+    for name, value in logs.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[name] = float(value)
+        elif hasattr(value, "item") and getattr(value, "size", None) in (1, None):
+            found[name] = float(value.item())
+    return found
+
+
+def columns(logged: Mapping[str, float]) -> dict[str, float | None]:
+    """The known ones, by the column they belong to."""
+    return {column: next((logged[name] for name in names if name in logged), None) for column, names in COLUMNS.items()}
