@@ -191,4 +191,3 @@ def run_child(fd: int) -> None:
         _send(out, "end", preparer.summary())
     except InputChangedError as error:
         _send(out, "changed", str(error))
-
