@@ -36,6 +36,7 @@ from rlhf_audit_stores.disk import Disk
 from rlhf_audit_stores.durable import (
     AlreadyStoredError,
     create_file_durably,
+    is_locked,
     make_folders_durably,
     replace_file_durably,
 )
@@ -131,17 +132,7 @@ def _lock(fd: int) -> bool:
 
 def is_alive(folder: Path) -> bool:
     """Whether a process holds the lock of this producer."""
-    try:
-        fd = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(folder / _LOCK)
 
 
 def write_name(disk: Disk, folder: Path, producer: str) -> None:

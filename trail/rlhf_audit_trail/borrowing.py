@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rlhf_audit_schemas.errors import TransportError
 from rlhf_audit_stores.disk import RealDisk
-from rlhf_audit_stores.durable import LOCK_FILE, make_folders_durably
+from rlhf_audit_stores.durable import LOCK_FILE, is_locked, make_folders_durably
 from rlhf_audit_trail.runtime_start import is_running
 
 _WANTED = "wanted"
@@ -43,7 +43,7 @@ def borrowed(directory: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)  # several may want it; the trail's own lock decides between them
         deadline = time.monotonic() + timeout_s
-        while is_running(directory) and _is_locked(spool / LOCK_FILE):
+        while is_running(directory) and is_locked(spool / LOCK_FILE):
             if time.monotonic() > deadline:
                 raise NotLentError(directory)
             time.sleep(_LOOK_AGAIN_S)
@@ -54,19 +54,4 @@ def borrowed(directory: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
 
 def is_wanted(directory: Path) -> bool:
     """Whether somebody else wants the trail."""
-    return _is_locked(directory / "spool" / _WANTED)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another process holds a lock on this file. Looks for microseconds, so whoever locks tries twice."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(directory / "spool" / _WANTED, shared_too=True)

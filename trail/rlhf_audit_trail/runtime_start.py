@@ -8,7 +8,6 @@ last producer has gone and everything is stored.
 from __future__ import annotations
 
 import atexit
-import fcntl
 import logging
 import os
 import subprocess
@@ -18,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
+from rlhf_audit_stores.durable import is_locked
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +30,7 @@ _started: list[subprocess.Popen[bytes]] = []  # children to be waited for, so th
 
 def is_running(directory: Path) -> bool:
     """Whether a runtime holds this trail."""
-    try:
-        fd = os.open(directory / "spool" / RUNTIME_LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(directory / "spool" / RUNTIME_LOCK)
 
 
 def ensure_runtime(directory: Path) -> bool:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_audit_schemas.errors import ConfigError, TransportError
+from rlhf_audit_stores.durable import is_locked
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -91,17 +92,7 @@ def sweep(folder: Path) -> None:
 
 def is_open_somewhere(trail: Path) -> bool:
     """Whether some process has the engine of this trail open."""
-    try:
-        fd = os.open(trail / FOLDER / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(trail / FOLDER / "lock")
 
 
 def _lock(path: Path, wait_s: float, should_stop: Callable[[], bool]) -> int:

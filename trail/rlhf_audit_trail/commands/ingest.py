@@ -194,7 +194,10 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
         print(json.dumps({**summary, "files": [report.to_json() for report in reports]}, indent=2))
     else:
         print(f"ledger {checkpoint[0]}\nsize {checkpoint[1]} root {checkpoint[2]}")
-        print(f"check it: rlhf-audit verify {args.out}")
+        print(f"key    {trail.ledger.public_key_lines()[0]}")
+        kept = args.out / "objects" / "global" / "checkpoint"
+        print(f"keep the key line and a copy of {kept} elsewhere, then check:")
+        print(f"  rlhf-audit verify {args.out} --key KEPT-KEY-FILE --expect KEPT-CHECKPOINT-FILE")
     if signals:
         _say("interrupted: what was read is sealed; the same command goes on")
         return _INTERRUPTED
