@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
 # In the order of --help. A name here is a module in this folder; a dash is an underscore there.
-NAMES: Final[tuple[str, ...]] = ("ingest", "local", "sql", "restore", "keys", "config")
+NAMES: Final[tuple[str, ...]] = ("ingest", "local", "sql", "runs", "status", "tail", "restore", "keys", "config")
 
 
 class Command(Protocol):
