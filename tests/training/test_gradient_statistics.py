@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_audit_producers.hooks.gradient_stats import BLOCK, EMPTY, TensorStats, packed, statistics, unpacked
+from rlhf_audit_producers.hooks.gradient_stats import (
+    BLOCK,
+    EMPTY,
+    TensorStats,
+    _on_device,
+    packed,
+    statistics,
+    unpacked,
+)
 from training.tiny import ListRecording, need
 
 need("torch")
@@ -90,6 +98,15 @@ def test_non_finite_elements_are_counted_and_nothing_else_is_invented() -> None:
 def test_squares_that_float32_cannot_hold_are_made_in_float64(size: float) -> None:
     gradient = torch.full((10,), size)
     agree(statistics([gradient])[0], by_the_book(gradient), size)
+
+
+def test_the_way_for_other_devices_gives_the_same_numbers() -> None:
+    """Run here on the CPU: the operations are the same, only their place is another."""
+    gradient = torch.randn(200_000, generator=torch.Generator().manual_seed(6))
+    gradient[gradient.abs() < 0.3] = 0
+    agree(_on_device(torch, gradient, gradient.numel()), by_the_book(gradient), 1.0)
+    gradient[3], gradient[4] = math.nan, math.inf
+    assert _on_device(torch, gradient, gradient.numel()).non_finite == 2
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")

@@ -124,8 +124,8 @@ class ReadPool:
     """As many connections as queries may run at once; whoever comes later waits.
 
     After a query its connection rests, ``_REST`` times as long as the query took: a client that asks without a pause
-    would keep itself and us busy on the cores that seal (measured without rest: 12 % slower). One question at a time,
-    as a person or a dashboard asks, never meets a resting connection.
+    would keep itself and us busy on the cores that seal (measured without rest: 12 % slower). One question at a
+    time, as a person or a dashboard asks, never meets a resting connection.
     """
 
     def __init__(self, data: Path, *, size: int = 2, limits: Limits | None = None) -> None:

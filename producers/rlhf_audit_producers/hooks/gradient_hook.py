@@ -70,10 +70,8 @@ class GradientHook:
         self._seen: _Seen | None = None
         self._total_norm: Any = None
         self.update_norm: float | None = None
-        self._handles = [
-            self._optimizer.register_step_pre_hook(self._pre_step),
-            self._optimizer.register_step_post_hook(self._post_step),
-        ]
+        self._handles: list[Any] = []
+        self.listen()
 
     @property
     def optimizer(self) -> Any:
@@ -95,6 +93,14 @@ class GradientHook:
             if seen.clipping.total_norm is None:
                 seen.clipping.total_norm = logged_norm
             self._guard.record("gradient_stats", _event(seen))
+
+    def listen(self) -> None:
+        """Observe the steps to come; ``remove`` stops it."""
+        if not self._handles:
+            self._handles = [
+                self._optimizer.register_step_pre_hook(self._pre_step),
+                self._optimizer.register_step_post_hook(self._post_step),
+            ]
 
     def remove(self) -> None:
         """Stop observing."""

@@ -4,12 +4,12 @@ Squared L2 norm, largest absolute value, mean, zero fraction, count of
 non-finite elements, each over the part that this rank holds.
 
 Float32 dot products of a whole tensor err by up to 1e-3; of blocks of 65,536
-elements, added up in float64, by less than 1e-6 and at the same speed.
-``aminmax`` reads five times faster than an infinity norm. Zeros are counted by
-numpy where the tensor lies in main memory, four times faster than by torch.
-Non-finite elements are counted only if the squared norm is not finite: NaN and
-infinity always reach it. A squared norm that over- or underflowed in float32 is
-made again in float64.
+elements, added up in float64, by less than 1e-6 and at the same speed. In main
+memory numpy finds extremes and zeros in a block three times faster than torch,
+and all five together take a third less time block by block than one after
+another (25 M elements, one core: 18 ms against 27). Non-finite elements are
+counted only if the squared norm is not finite: NaN and infinity always reach
+it. A squared norm that over- or underflowed in float32 is made again in float64.
 
 Which gradients, at which moment, and what their numbers mean to whom is not
 known here (``gradient_hook``, ``tensor_table``).
@@ -52,7 +52,7 @@ def statistics(gradients: Sequence[Any]) -> list[TensorStats]:
     """One entry per gradient; ``EMPTY`` where there is none (None) or the shard is empty."""
     import torch
 
-    with torch.no_grad():
+    with torch.no_grad(), np.errstate(invalid="ignore"):  # a NaN in a gradient is a finding, not a warning
         return [EMPTY if gradient is None else _of_one(torch, gradient) for gradient in gradients]
 
 
@@ -70,58 +70,51 @@ def _of_one(torch: Any, gradient: Any) -> TensorStats:
     if local.dtype not in (torch.float32, torch.float64):
         local = local.float()  # half precision would add up in half precision
     flat = local.reshape(-1)
-    on_cpu = flat.device.type == _MAIN_MEMORY
-    squared = _squared_norm(torch, flat) if on_cpu else None
-    low, high = torch.aminmax(flat)
-    total = flat.sum()
-    if squared is None:
-        return _of_device(torch, flat, low, high, total, count)
-    biggest = max(abs(low.item()), abs(high.item()))
-    non_finite = 0
-    if not math.isfinite(squared):
-        non_finite = flat.numel() - int(np.count_nonzero(np.isfinite(flat.numpy())))
-    if non_finite:
-        biggest = math.nan if bool(torch.isnan(flat).any()) else math.inf
-    elif not _TINY < squared < math.inf and biggest:
-        squared = float(torch.dot(flat.double(), flat.double()))
-    mean = _mean(total.item(), flat, count, non_finite)
-    return TensorStats(squared, biggest, mean, (count - _non_zeros(flat)) / count, non_finite, count)
+    return (_in_main_memory if flat.device.type == _MAIN_MEMORY else _on_device)(torch, flat, count)
 
 
-def _squared_norm(torch: Any, flat: Any) -> float:
-    if flat.numel() <= BLOCK:
-        return float(torch.dot(flat, flat))
-    return math.fsum(torch.stack([torch.dot(part, part) for part in flat.split(BLOCK)]).tolist())
-
-
-def _mean(total: float, flat: Any, count: int, non_finite: int) -> float:
-    if not math.isfinite(total) and not non_finite:
-        total = float(flat.double().sum())
-    return total / count
-
-
-def _non_zeros(flat: Any) -> int:
-    """Elements other than zero, NaN among them; block by block, so that the mask stays in the cache."""
+def _in_main_memory(torch: Any, flat: Any, count: int) -> TensorStats:
+    """Block by block: the first operation brings a block into the cache, the others find it there."""
     values = flat.numpy()
     mask = np.empty(min(values.size, BLOCK), dtype=np.bool_)
-    found = 0
-    for at in range(0, values.size, BLOCK):
-        part = values[at : at + BLOCK]
-        out = mask[: part.size]
-        np.not_equal(part, 0, out=out)
-        found += int(np.count_nonzero(out))
-    return found
+    squares, sums = [], []
+    high, low, non_zeros, at = -math.inf, math.inf, 0, 0
+    for part in flat.split(BLOCK):
+        block = values[at : at + BLOCK]
+        at += BLOCK
+        squares.append(torch.dot(part, part))
+        sums.append(part.sum())
+        high, low = max(high, np.maximum.reduce(block)), min(low, np.minimum.reduce(block))
+        is_set = mask[: block.size]
+        np.not_equal(block, 0, out=is_set)
+        non_zeros += int(np.count_nonzero(is_set))
+    squared, total = _sum(torch.stack(squares).tolist()), _sum(torch.stack(sums).tolist())
+    biggest = max(abs(float(low)), abs(float(high)))
+    non_finite = 0
+    if not math.isfinite(squared):
+        non_finite = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if non_finite:
+        biggest = math.nan if bool(np.isnan(values).any()) else math.inf
+    elif not _TINY < squared < math.inf and biggest:
+        wide = flat.double()
+        squared, total = float(torch.dot(wide, wide)), float(wide.sum())
+    return TensorStats(squared, biggest, total / count, (count - non_zeros) / count, non_finite, count)
 
 
-def _of_device(torch: Any, flat: Any, low: Any, high: Any, total: Any, count: int) -> TensorStats:
+def _sum(parts: Sequence[float]) -> float:
+    """``fsum`` refuses infinities of both signs; their sum is what float arithmetic says."""
+    return math.fsum(parts) if all(map(math.isfinite, parts)) else sum(parts)
+
+
+def _on_device(torch: Any, flat: Any, count: int) -> TensorStats:
     """On a device every answer costs a wait, so all are asked at once, the non-finite count too."""
     squared = torch.linalg.vector_norm(flat, 2, dtype=torch.float64).square()
-    finite = torch.isfinite(flat).sum()
-    answers = [squared, torch.maximum(-low, high), total, torch.count_nonzero(flat), finite]
+    low, high = torch.aminmax(flat)
+    total = flat.sum(dtype=torch.float64)
+    answers = [squared, torch.maximum(-low, high), total, torch.count_nonzero(flat), torch.isfinite(flat).sum()]
     numbers = torch.stack([answer.double() for answer in answers]).tolist()
     non_finite = flat.numel() - int(numbers[4])
-    mean = _mean(numbers[2], flat, count, non_finite)
-    return TensorStats(numbers[0], numbers[1], mean, (count - int(numbers[3])) / count, non_finite, count)
+    return TensorStats(numbers[0], numbers[1], numbers[2] / count, (count - int(numbers[3])) / count, non_finite, count)
 
 
 def packed(stats: Sequence[TensorStats]) -> dict[str, bytes]:

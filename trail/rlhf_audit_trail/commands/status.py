@@ -1,0 +1,91 @@
+"""``rlhf-audit status``: who records, how far it is sealed, stored and copied, what was lost.
+
+Reads only; nothing is checked: ``verify`` does that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, settings_of
+
+if TYPE_CHECKING:
+    from rlhf_audit_trail.trail_state import TrailState
+
+HELP = "show who records, how far it is sealed and stored, and what was lost"
+EXAMPLES = """\
+rlhf-audit status my-trail               once
+rlhf-audit status my-trail --watch       again every 2 seconds, until Ctrl-C
+rlhf-audit status my-trail --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="trail (default %(default)s)")
+    add("--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="show it again and again")
+    add("--json", action="store_true", help="for machines; with --watch one line each time")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_trail.trail_reading import state_of
+
+    settings = settings_of(args, args.directory)
+    while True:
+        state = state_of(args.directory, settings.vault_dir)
+        if args.json:
+            print(json.dumps(state.to_json(), indent=None if args.watch else 2), flush=True)
+        else:
+            if args.watch and sys.stdout.isatty():
+                print("\x1b[2J\x1b[H", end="")
+            print("\n".join(lines(state)), flush=True)
+        if not args.watch:
+            return 0
+        time.sleep(max(args.watch, 0.2))
+
+
+def lines(state: TrailState) -> list[str]:
+    """The state for people."""
+    from rlhf_audit_trail.trail_reading import ago, clean
+
+    windows = sum(each.windows for each in state.partitions)
+    entries = sum(each.entries for each in state.partitions)
+    copied = [each.copied for each in state.partitions]
+    found = [
+        f"ledger    {state.origin}",
+        f"sealing   {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}",
+        f"stored    {windows:,} windows, {entries:,} log entries; global log {state.size:,}",
+        f"waiting   {state.spool_bytes:,} bytes in the spool",
+    ]
+    if all(count is not None for count in copied):
+        missing = windows - sum(count or 0 for count in copied)
+        found.append(f"ClickHouse  {'up to date' if missing <= 0 else f'{missing:,} windows behind'} ({state.asked})")
+    else:
+        found.append("ClickHouse  not asked: losses and steps are not known")
+    found.append(f"verified  {state.verified}")
+    lost = ", ".join(f"{count:,} {clean(reason)}" for reason, count in state.lost.items())
+    if state.asked is not None:
+        found.append(f"lost      {lost or '0 events declared'}")
+        if state.findings:
+            found.append(f"findings  {state.findings:,} events do not decode exactly (table findings)")
+    found.append("")
+    for each in state.partitions:
+        name = f"{each.stream}/{each.partition}"
+        found.append(
+            f"  {name:<14} {each.windows:>8,} windows {each.entries:>12,} entries  last {ago(each.closed_us, state)}"
+        )
+    found.append("")
+    width = max((len(clean(each.producer)) for each in state.producers), default=0)
+    for lane in state.producers:
+        kinds = ", ".join(f"{count:,} {name}" for name, count in lane.kinds.items())
+        head = f"  {clean(lane.producer):<{width}} epoch {lane.epoch:<3} {lane.state:<12}"
+        found.append(f"{head} last {ago(lane.last_us, state):<9} {kinds}")
+    for run in state.runs:
+        if run.ranks_missing:
+            found.append(f"  run {clean(run.run_id)}: ranks never seen: {', '.join(map(str, run.ranks_missing))}")
+    return found

@@ -1,0 +1,113 @@
+"""Reading a trail for people: its state, its newest windows, and how things are written on a terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rlhf_audit_schemas.errors import AuditTrailError
+from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
+from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_trail.query_ask import asker_of, live_asker
+from rlhf_audit_trail.query_copy import partition_counts
+from rlhf_audit_trail.trail_state import PartitionState, TrailState, _partition, read_state, window_headers
+
+logger = logging.getLogger(__name__)
+
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
+
+
+def state_of(directory: Path, vault_dir: Path) -> TrailState:
+    """State of a trail: asks the query copy if there is one, and does without if not."""
+    from rlhf_audit_sinks.clickhouse.engine import is_installed
+
+    partition_counts(directory)  # says so at once if there is no ledger
+    live = live_asker(directory)
+    if live is not None:
+        try:
+            return read_state(directory, live)
+        except AuditTrailError:  # it ended just now
+            pass
+        finally:
+            live.close()
+    if is_installed():
+        try:
+            with asker_of(directory, vault_dir) as asker:
+                return read_state(directory, asker)
+        except AuditTrailError as error:
+            logger.info("the query copy was not asked: %s", error)  # less is known then, and that is said
+    return read_state(directory, None)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLine:
+    """One stored window: what it holds, by kind and by outcome."""
+
+    stream: str
+    partition: int
+    window: int
+    closed_us: int
+    kinds: dict[str, int]
+    odd: dict[str, int]
+
+    def __str__(self) -> str:
+        at = datetime.fromtimestamp(self.closed_us / 1e6, UTC).strftime("%H:%M:%S")
+        kinds = ", ".join(f"{count:,} {name}" for name, count in self.kinds.items()) or "no events"
+        odd = "".join(f"  {count:,} {name.upper()}" for name, count in self.odd.items())
+        return f"{at}  {f'{self.stream}/{self.partition}':<14} window {self.window:<6} {kinds}{odd}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return asdict(self)
+
+
+def new_windows(
+    directory: Path, shown: dict[tuple[str, int], int], *, newest: int | None = None
+) -> Iterator[WindowLine]:
+    """Windows stored since the last call; ``shown`` keeps how far it came. ``newest``: of each log only so many."""
+    objects = FolderStore(directory / "objects", RealDisk())
+    for stream, count in partition_counts(directory).items():
+        for number in range(count):
+            state: PartitionState | None = _partition(objects, stream, number)
+            if state is None:
+                continue
+            start = shown.get((stream, number), 0)
+            if newest is not None:
+                start = max(start, state.windows - newest)
+            for window in range(start, state.windows):
+                yield _line(objects, stream, number, window)
+            shown[stream, number] = state.windows
+
+
+def _line(objects: FolderStore, stream: str, partition: int, window: int) -> WindowLine:
+    kinds: Counter[str] = Counter()
+    odd: Counter[str] = Counter()
+    headers = window_headers(objects, stream, partition, window)
+    for header in headers:
+        if header.outcome in ("accepted", "gap_filled") and header.batch is not None:
+            known = KINDS_BY_NUMBER.get(header.batch.kind)
+            kinds[f"{header.batch.kind:#06x}" if known is None else known.name] += header.batch.count
+        if header.outcome not in ("accepted", "control", "ignored"):
+            odd[header.outcome] += 1
+    return WindowLine(stream, partition, window, headers[-1].ts_us, {k: n for k, n in kinds.items() if n}, dict(odd))
+
+
+def clean(text: str) -> str:
+    """Text that somebody else chose, safe for a terminal."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def ago(at_us: int, state: TrailState) -> str:
+    """How long before the state was read."""
+    seconds = max(0, (state.at_us - at_us) // 1_000_000)
+    if seconds < _MINUTE_S:
+        return f"{seconds} s ago"
+    if seconds < _HOUR_S:
+        return f"{seconds // _MINUTE_S} min ago"
+    return f"{seconds // _HOUR_S} h ago" if seconds < 2 * _DAY_S else f"{seconds // _DAY_S} d ago"
