@@ -23,6 +23,8 @@ NAMES: Final[tuple[str, ...]] = (
     "verify",
     "forge",
     "sql",
+    "report",
+    "dashboard",
     "runs",
     "status",
     "tail",
