@@ -151,11 +151,11 @@ class Tab:
     def problems(self) -> list[str]:
         """Errors, warnings and refused loads."""
         thrown = [str(one["exceptionDetails"]) for one in self.events("Runtime.exceptionThrown")]
-        said = [str(one["args"]) for one in self.events("Runtime.consoleAPICalled") if one["type"] in ("error", "warning")]
+        said = [
+            str(one["args"]) for one in self.events("Runtime.consoleAPICalled") if one["type"] in ("error", "warning")
+        ]
         logged = [
-            str(one["entry"])
-            for one in self.events("Log.entryAdded")
-            if one["entry"]["level"] in ("error", "warning")
+            str(one["entry"]) for one in self.events("Log.entryAdded") if one["entry"]["level"] in ("error", "warning")
         ]
         return thrown + said + logged
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from rlhf_audit_trail.rows import completed
 BEGAN_US = 1_790_000_000_000_000
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 _STEP_US = 1_000_000
+_BATCH = 100  # far below the bytes that a batch may have
 
 Event = tuple[str, int, Mapping[str, Any]]
 
@@ -48,7 +49,9 @@ def run_events(
         say("tensor_table", rank, rank, **_table(names, groups))
     for step in range(1, steps + 1):
         moved = 0.2 * chance.random()
-        base = [[math.exp(-3 * step / steps - 0.3 * at + chance.random()) for at in range(len(names))] for _ in range(2)]
+        base = [
+            [math.exp(-3 * step / steps - 0.3 * at + chance.random()) for at in range(len(names))] for _ in range(2)
+        ]
         for rank in range(ranks):
             say("policy_update", rank, step * _STEP_US, **_update(step, steps, moved))
             squares = list(base[0])
@@ -84,12 +87,12 @@ def add_run(trail: LocalTrail, events: list[Event], *, prefix: str = "rank") -> 
         known = KINDS[kind]
         producer = f"{prefix}-{rank}/{kind}"
         partition = partition_of(trail.routing_key, producer, trail.partitions[known.stream])
-        for first in range(0, len(bodies), 1000):
-            part = bodies[first : first + 1000]
+        for first in range(0, len(bodies), _BATCH):
+            part = bodies[first : first + _BATCH]
             batch = BatchBody(
                 ledger_id=trail.ledger_id,
                 producer=producer,
-                epoch=first // 1000,
+                epoch=first // _BATCH,
                 stream=known.stream,
                 partition=partition,
                 first_seq=0,
@@ -278,6 +281,3 @@ def _end(steps: int) -> dict[str, Any]:
         "train_us": steps * _STEP_US,
         "audit_us": steps * 4_000,
     }
-
-
-Query = Callable[[str, Mapping[str, str]], list[dict[str, Any]]]

@@ -59,13 +59,18 @@ GROUP BY measure
 def agreement_section(asking: Asking) -> Section:
     """Agreement of those who judged the same."""
     spread = {str(row["measure"]): row for row in asking.rows(_SPREAD)}
-    rows = [_agreement(row, spread[str(row["measure"])]) for row in asking.rows(_EQUAL) if str(row["measure"]) in spread]
+    rows = [
+        _agreement(row, spread[str(row["measure"])]) for row in asking.rows(_EQUAL) if str(row["measure"]) in spread
+    ]
     if not rows:
         text = "No item was judged by two annotators: how far they agree is not known."
         return Section("agreement", "Agreement", note(text))
-    heads = ["what", "items judged by several", "judgements", "equal pairs", "Krippendorff's alpha", "typical difference"]
+    heads = ["what", "items judged by several", "judgements", "equal pairs", "Krippendorff's alpha", "difference (RMS)"]
     parts = [
-        tag("p", "Alpha is 1 where all agree and 0 where they agree no more than by chance; below 0.67 is usually too weak."),
+        tag(
+            "p",
+            "Alpha is 1 where all agree and 0 where they agree no more than by chance; below 0.67 is usually too weak.",
+        ),
         table(heads, rows, numbers=(1, 2, 3, 4, 5)),
     ]
     return Section("agreement", "Agreement", join(parts))

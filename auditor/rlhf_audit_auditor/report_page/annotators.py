@@ -10,17 +10,29 @@ from collections.abc import Sequence
 
 import numpy
 
-from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, number, text_of, whole
+from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, text_of, whole
 from rlhf_audit_auditor.report_page.curves import width_of
 from rlhf_audit_auditor.report_page.gradients import packed
-from rlhf_audit_auditor.report_page.markup import Child, Html, code, figure, join, moment, note, percent, plot, table, tag
+from rlhf_audit_auditor.report_page.markup import (
+    Child,
+    Html,
+    code,
+    join,
+    moment,
+    note,
+    percent,
+    plot,
+    table,
+    tag,
+)
 
 _MAX_SHOWN, _MAX_TIMES = 40, 120
 
 SCOPE = "run_id IN ('', unhex({run:String}))"
 MOMENT = "coalesce(judged_at, ts)"
 UNIT = """concat(ifNull(item, ''), '|', hex(ifNull(prompt_sha256, '')), '|', hex(ifNull(response_sha256, '')), '|',
-  hex(ifNull(least(chosen_sha256, rejected_sha256), '')), '|', hex(ifNull(greatest(chosen_sha256, rejected_sha256), '')))"""
+  hex(ifNull(least(chosen_sha256, rejected_sha256), '')), '|',
+  hex(ifNull(greatest(chosen_sha256, rejected_sha256), '')))"""
 _TOTALS = f"""
 SELECT count() AS events, uniqExact(annotator) AS annotators, countIf(annotator IS NULL) AS nameless,
   countIf(run_id = '') AS from_files, countIf(judged_at IS NULL) AS without_time, uniq({UNIT}) AS items,
@@ -38,7 +50,8 @@ FROM audit_restricted.annotation WHERE {SCOPE}
 GROUP BY annotator ORDER BY events DESC, annotator LIMIT {_MAX_SHOWN}
 """  # noqa: S608 - constants of this module
 _TIMES = f"""
-SELECT annotator, intDiv(toUnixTimestamp64Micro({MOMENT}) - {{first:Int64}}, {{width:Int64}}) AS place, count() AS events
+SELECT annotator, intDiv(toUnixTimestamp64Micro({MOMENT}) - {{first:Int64}}, {{width:Int64}}) AS place,
+  count() AS events
 FROM audit_restricted.annotation WHERE {SCOPE} GROUP BY annotator, place
 """  # noqa: S608 - constants of this module
 
@@ -75,7 +88,7 @@ def annotators_section(asking: Asking) -> Section:
 
 
 def _summary(asking: Asking, totals: Row) -> str:
-    text = f"{whole(totals['events']):,} annotations by {whole(totals['annotators']):,} named annotators"
+    text = f"{whole(totals['events']):,} annotations by {whole(totals['annotators']):,} annotators who are named"
     others = asking.row(_OTHERS)
     for name in ("corrections", "withdrawals"):
         if whole(others.get(name)):

@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 class Query(Protocol):
     """Answers one query on the query copy.
 
-    Rows by column name; fixed binary as hex digits, times as the engine shows them, numbers that are not finite as None.
+    Rows by column name; fixed binary as hex digits, times as the engine shows them, numbers not finite as None.
     """
 
     def __call__(self, sql: str, parameters: Mapping[str, str], /) -> Sequence[Row]: ...
@@ -71,7 +71,7 @@ def maybe_whole(value: object) -> int | None:
 
 def number(value: object) -> float | None:
     """A finite number of an answer, else None."""
-    if value is None or isinstance(value, str) and not value:
+    if value in (None, ""):
         return None
     found = float(str(value))
     return found if math.isfinite(found) else None

@@ -32,7 +32,8 @@ def checkpoints_section(asking: Asking) -> Section:
 
 def _checkpoint(row: Row) -> Html:
     files, shown = whole(row["files"]), len(row["names"])
-    title = f"{row['name']}: step {whole(row['step']):,}, {row['role']}, rank {row['rank']}, {files} files, {size(whole(row['bytes']))}"
+    title = f"{row['name']}: step {whole(row['step']):,}, {row['role']}, rank {row['rank']}, {files} files, "
+    title += size(whole(row["bytes"]))
     cells: list[list[Child]] = [
         [str(name), size(whole(count)), code(str(digest))]
         for name, count, digest in zip(row["names"], row["sizes"], row["digests"], strict=True)

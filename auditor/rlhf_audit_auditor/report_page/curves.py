@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, number, short, whole
-from rlhf_audit_auditor.report_page.markup import Html, figure, join, note, plot, tag
+from rlhf_audit_auditor.report_page.markup import Html, join, note, plot, tag
 
 MAX_POINTS = 660  # of each of mean, lowest, highest: together about 2,000 a curve
 
@@ -38,18 +38,18 @@ SELECT min(rank) AS first_rank, min(step) AS low, max(step) AS high, countIf(was
 FROM audit_restricted.policy_update WHERE run_id = unhex({run:String})
 """
 _CURVES = (
-    "SELECT max(step) AS at, "
+    "SELECT max(step) AS at, "  # noqa: S608 - constants of this module
     + ", ".join(
         f"{function}If({column}, isFinite({column})) AS {name}_{column}"
         for column in _COLUMNS
         for function, name in (("avg", "mean"), ("min", "low"), ("max", "high"))
     )
-    + """
+    + f"""
 FROM (
-  SELECT * FROM audit_restricted.policy_update
-  WHERE run_id = unhex({run:String}) AND rank = {rank:Int32} ORDER BY step, epoch DESC, seq DESC LIMIT 1 BY step
+  SELECT step, {", ".join(_COLUMNS)} FROM audit_restricted.policy_update
+  WHERE run_id = unhex({{run:String}}) AND rank = {{rank:Int32}} ORDER BY step, epoch DESC, seq DESC LIMIT 1 BY step
 )
-GROUP BY intDiv(step - {low:Int64}, {width:Int64}) ORDER BY at
+GROUP BY intDiv(step - {{low:Int64}}, {{width:Int64}}) ORDER BY at
 """
 )
 
@@ -100,7 +100,7 @@ def _spec(rows: Sequence[Row], columns: Sequence[tuple[str, str]], width: int) -
 
 
 def _summary(extent: Row, width: int) -> Html:
-    text = f"{whole(extent['steps']):,} optimizer steps, {figure(whole(extent['low']))} to {figure(whole(extent['high']))}, "
+    text = f"{whole(extent['steps']):,} optimizer steps, {whole(extent['low']):,} to {whole(extent['high']):,}, "
     text += f"as rank {extent['first_rank']} recorded them from the trainer's log."
     if width > 1:
         text += f" Each point is the mean of {width:,} steps; the band spans their lowest and highest value."

@@ -18,13 +18,13 @@ import numpy
 
 from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, number, whole
 from rlhf_audit_auditor.report_page.curves import width_of
-from rlhf_audit_auditor.report_page.markup import Html, figure, join, note, plot, tag
+from rlhf_audit_auditor.report_page.markup import figure, join, note, plot, tag
 
 MAX_COLUMNS, MAX_ROWS = 400, 200
 
 _EXTENT = """
-SELECT count() AS events, min(rank) AS first_rank, min(step) AS low, max(step) AS high, uniqExact(step) AS steps,
-  uniqExact(rank) AS ranks, max(is_clipped) AS any_clip, countIf(is_clipped IS NULL) AS unknown_clip,
+SELECT count() AS events, min(rank) AS first_rank, min(step) AS low, max(step) AS high,
+  uniqExact(step) AS steps, uniqExact(rank) AS ranks, max(is_clipped) AS any_clip, countIf(is_clipped IS NULL) AS unknown_clip,
   countIf(method = 'sampled') AS sampled, groupUniqArray(placement) AS placements, groupUniqArray(coverage) AS coverages,
   max(tensor_count) AS tensors
 FROM audit_restricted.gradient_stats WHERE run_id = unhex({run:String})

@@ -12,6 +12,7 @@ from rlhf_audit_auditor.lane_watch import LaneEnd
 from rlhf_audit_auditor.report import LEVEL_MEANS, Report
 from rlhf_audit_auditor.report_page.asking import Asking, Section, whole
 from rlhf_audit_auditor.report_page.markup import (
+    NOTHING,
     Child,
     Html,
     code,
@@ -122,7 +123,7 @@ def _facts(report: Report, at_us: int) -> Html:
     if payloads.erased or payloads.unreadable:
         opened += f", {payloads.erased:,} erased, {payloads.unreadable:,} not readable"
     pairs += [
-        ("Level", "–" if report.exit_code else report.level),
+        ("Level", NOTHING if report.exit_code else report.level),
         ("Events", report.events),
         ("Windows", report.windows),
         ("Read", f"{report.objects:,} objects, {size(report.object_bytes)}"),
@@ -227,7 +228,10 @@ def _copy(asking: Asking, report: Report) -> Html:
         [kind.replace("_", " "), there.get(kind, 0), here.get(kind, 0), _sign(there.get(kind, 0), here.get(kind, 0))]
         for kind in kinds
     ]
-    parts = [tag("h3", "Events per kind"), table(["kind", "in the evidence", "in the query copy", ""], rows, numbers=(1, 2))]
+    parts = [
+        tag("h3", "Events per kind"),
+        table(["kind", "in the evidence", "in the query copy", ""], rows, numbers=(1, 2)),
+    ]
     if here.get("findings"):
         text = f"{here['findings']:,} events do not decode exactly and stand in no table but findings."
         parts.append(note(text, "warn"))
@@ -235,8 +239,8 @@ def _copy(asking: Asking, report: Report) -> Html:
     if differing:
         parts.append(
             note(
-                "The query copy counts otherwise than the evidence. While events come in, one of them is a little ahead; "
-                "if nothing is recorded any more, make the copy anew: rlhf-audit restore.",
+                "The query copy counts otherwise than the evidence. While events come in, one of them is a little "
+                "ahead; if nothing is recorded any more, make the copy anew: rlhf-audit restore.",
                 "warn",
             )
         )

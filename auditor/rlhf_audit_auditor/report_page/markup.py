@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from rlhf_audit_auditor.findings import printable
 
 MAX_TEXT = 300  # an id longer than this is cut, and says so
+NOTHING = "\N{EN DASH}"
+_SHORT_CELL = 40  # what is longer may break over lines in a table
 _VOID = frozenset({"br", "meta", "link"})
 
 
@@ -61,7 +63,7 @@ def _content(child: Child) -> Html:
 def figure(value: float | None) -> str:
     """A number for people: whole ones with separators, others to four digits."""
     if value is None:
-        return "–"
+        return NOTHING
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if math.isfinite(value) else "not finite"
@@ -69,7 +71,7 @@ def figure(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     """A share as percent."""
-    return "–" if share is None or not math.isfinite(share) else f"{100 * share:.3g} %"
+    return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.3g} %"
 
 
 def size(count: int) -> str:
@@ -83,7 +85,7 @@ def size(count: int) -> str:
 def moment(microseconds: int | None) -> str:
     """A time, UTC, to the second."""
     if microseconds is None:
-        return "–"
+        return NOTHING
     try:
         return datetime.fromtimestamp(microseconds / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
@@ -92,7 +94,7 @@ def moment(microseconds: int | None) -> str:
 
 def code(text: str | None) -> Html:
     """An id or a digest."""
-    return tag("code", text) if text else Html("–")
+    return tag("code", text) if text else Html(NOTHING)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Sequence[int] = ()) -> Html:
@@ -100,12 +102,15 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Child]], *, numbers: Seq
     right = frozenset(numbers)
 
     def row_of(name: str, cells: Sequence[Child]) -> Html:
-        return tag("tr", join(tag(name, cell, class_="n" if at in right else None) for at, cell in enumerate(cells)))
+        return tag("tr", join(tag(name, cell, class_=look(at, cell)) for at, cell in enumerate(cells)))
+
+    def look(at: int, cell: Child) -> str | None:
+        if at in right:
+            return "n"
+        return "t" if isinstance(cell, str) and not isinstance(cell, Html) and len(cell) > _SHORT_CELL else None
 
     body = join(row_of("td", cells) for cells in rows)
-    return tag(
-        "div", tag("table", tag("thead", row_of("th", heads)), tag("tbody", body)), class_="wide", tabindex="0"
-    )
+    return tag("div", tag("table", tag("thead", row_of("th", heads)), tag("tbody", body)), class_="wide", tabindex="0")
 
 
 def facts(pairs: Iterable[tuple[str, Child]]) -> Html:

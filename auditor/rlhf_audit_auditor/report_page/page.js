@@ -27,7 +27,7 @@
   const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
   // ---------------------------------------------------------------- curves
-  function curve(spec, place) {
+  function curve(spec, place, name) {
     const colors = ["--one", "--two", "--three", "--four", "--one", "--two", "--three", "--four"].map(style);
     const soft = style("--soft"), line = style("--line"), band = +style("--band");
     const font = "11px system-ui, sans-serif";
@@ -49,13 +49,18 @@
     const width = () => Math.max(200, Math.floor(place.clientWidth));
     const chart = new uPlot({
       width: width(), height: 190, series, bands, cursor: { sync: { key: "step" }, drag: { x: true, y: false } },
-      legend: { live: true }, scales: { x: { time: false } }, padding: [8, 12, 0, 0],
+      legend: { live: true }, scales: { x: { time: false } }, padding: [8, 22, 0, 0],
       axes: [
         { ...axis, size: 30, space: 60, values: (u, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? figure(tick) : "")) },
         { ...axis, size: axisSize, values: (u, ticks) => ticks.map(figure) },
       ],
     }, data, place);
-    return { redraw: () => chart.setSize({ width: width(), height: 190 }), drop: () => chart.destroy() };
+    const rest = () => requestAnimationFrame(() => { // the last value, while nobody points at one
+      if (drawn.get(name)?.chart === chart && chart.cursor.idx == null) chart.setLegend({ idx: spec.x.length - 1 });
+    });
+    place.onpointerleave = rest;
+    rest();
+    return { chart, redraw: () => { chart.setSize({ width: width(), height: 190 }); rest(); }, drop: () => chart.destroy() };
   }
   function axisSize(u, values) {
     return 16 + 6.4 * Math.max(3, ...(values || []).map((value) => value.length));
@@ -121,7 +126,7 @@
       canvas.height = Math.round((height + 24) * ratio);
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       const [low, high] = extent(), color = palette(), span = Math.log(high / low) || 1;
-      const share = (value) => (high > low ? Math.log(value / low) / span : 1);
+      const share = (value) => (high > low ? Math.log(value / low) / span : 0.5);
       const image = new ImageData(columns, rows), grid = grids[chosen], bad = rgb(dark.matches ? "#ff4d5e" : "#d3142a");
       for (let cellAt = 0; cellAt < grid.length; cellAt++) {
         const value = grid[cellAt];
@@ -152,7 +157,8 @@
         pen.fillText(label(column, true), shape.left + part * shape.width, height + 7);
       }
       lowest.textContent = figure(low);
-      highest.textContent = figure(high);
+      highest.textContent = high > low ? figure(high) : "";
+      bar.hidden = !(high > low);
       ramp(color);
       canvas.setAttribute("aria-label", `${spec.measures[chosen].label} by ${spec.row}, ${rows} rows, ${columns} columns, from ${figure(low)} to ${figure(high)}`);
       tell();
@@ -168,6 +174,7 @@
     }
     function label(column, isShort) {
       const first = spec.x.first + column * spec.x.width, last = Math.min(first + spec.x.width - 1, spec.x.last);
+      if (isShort && spec.x.kind === "step" && column === columns - 1) return figure(last);
       if (spec.x.kind === "step") return isShort || first === last ? figure(first) : `${figure(first)} to ${figure(last)}`;
       const text = (us) => new Date(us / 1000).toISOString().slice(0, 19).replace("T", " ");
       const whole = spec.x.last - spec.x.first;
@@ -210,7 +217,7 @@
       if (before && before.place === place && before.said === said && !everything) return;
       if (before) before.drop();
       place.replaceChildren();
-      drawn.set(name, { said, place, ...(spec.kind === "heat" ? heat : curve)(spec, place) });
+      drawn.set(name, { said, place, ...(spec.kind === "heat" ? heat : curve)(spec, place, name) });
     });
   }
   let width = window.innerWidth, waiting = 0;

@@ -126,8 +126,9 @@ def _head(title: str, state: RunState, checked: Checked, now_us: int) -> Html:
     marks = [tag("span", verdict, class_=f"mark {kind}")]
     if report is not None and report.completeness is not None:
         found = report.completeness.verdict
+        kinds = {"yes": "good", "no": "bad", "unknown": "warn"}
         words = {"yes": "complete", "no": "events missing", "unknown": "completeness unknown"}[found]
-        marks.append(tag("span", words, class_=f"mark {dict(yes='good', no='bad', unknown='warn')[found]}"))
+        marks.append(tag("span", words, class_=f"mark {kinds[found]}"))
     marks.append(tag("span", state.text, class_=f"mark {'live' if state.is_training else 'plain'}"))
     made = tag("p", f"Made {moment(now_us)} UTC from the trail's query copy.", class_="aside")
     return join([tag("h1", title), tag("p", join(marks), class_="marks"), made])

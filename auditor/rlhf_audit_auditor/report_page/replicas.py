@@ -1,6 +1,7 @@
 """Replica check: under data parallelism every rank holds the same gradient, so its statistics must be the same.
 
-1. Per step, over tensors that the tensor table calls replicated: do all ranks state the same five statistics, bit for bit?
+1. Per step, over tensors that the tensor table calls replicated: do all ranks state the same five statistics, bit for
+   bit?
 2. Where they do not: which tensors, from which step on, by how much; and which rank stands alone, if three or more
    ranks show it.
 
@@ -19,6 +20,8 @@ from rlhf_audit_auditor.report_page.markup import Child, Html, code, figure, joi
 
 _MAX_TENSORS = 20
 
+_MAX_STEPS = 500  # that differ, looked at tensor by tensor
+
 _LATEST = """
 SELECT step, rank, table_sha256, squared_norm_f64le, max_abs_f64le, mean_f64le, zero_fraction_f64le, non_finite_i64le
 FROM audit_restricted.gradient_stats
@@ -30,17 +33,20 @@ SELECT uniqExact(rank) AS ranks, groupUniqArray(placement) AS placements, countI
   count() AS events
 FROM audit_restricted.gradient_stats WHERE run_id = unhex({run:String})
 """
+_STEPS = """
+SELECT step, uniqExact(rank) AS ranks, uniqExact(state) AS states FROM (
+  SELECT step, rank, argMax(sipHash128(squared_norm_f64le, max_abs_f64le, mean_f64le, zero_fraction_f64le,
+    non_finite_i64le), (epoch, seq)) AS state
+  FROM audit_restricted.gradient_stats WHERE run_id = unhex({run:String}) AND placement != 'shard'
+  GROUP BY step, rank
+) GROUP BY step
+"""
 _DIFFERING_STEPS = f"""
-SELECT count() AS steps, countIf(ranks > 1) AS compared, countIf(states > 1) AS differing, minIf(step, states > 1) AS first
-FROM (
-  SELECT step, uniqExact(rank) AS ranks, uniqExact(state) AS states FROM (
-    SELECT step, rank, argMax(sipHash128(squared_norm_f64le, max_abs_f64le, mean_f64le, zero_fraction_f64le,
-      non_finite_i64le), (epoch, seq)) AS state
-    FROM audit_restricted.gradient_stats WHERE run_id = unhex({{run:String}}) AND placement != 'shard'
-    GROUP BY step, rank
-  ) GROUP BY step
-)
-"""  # noqa: S608, F541 - constants of this module
+SELECT count() AS steps, countIf(ranks > 1) AS compared, countIf(states > 1) AS differing,
+  minIf(step, states > 1) AS first
+FROM ({_STEPS})
+"""  # noqa: S608 - constants of this module
+_DIFFERENT = f"SELECT step FROM ({_STEPS}) WHERE states > 1 ORDER BY step LIMIT {_MAX_STEPS}"  # noqa: S608 - ours
 _TENSORS = f"""
 SELECT name, min(step) AS first_step, count() AS steps, max(spread) AS spread FROM (
   SELECT step, name, uniqExact(state) AS states,
@@ -56,7 +62,7 @@ SELECT name, min(step) AS first_step, count() AS steps, max(spread) AS spread FR
         reinterpret(l.mean_f64le, 'Array(Float64)') AS means,
         reinterpret(l.zero_fraction_f64le, 'Array(Float64)') AS zero_fractions,
         reinterpret(l.non_finite_i64le, 'Array(Int64)') AS non_finites
-      FROM ({_LATEST}) AS l
+      FROM ({_LATEST.replace("ORDER BY", f"AND step IN ({_DIFFERENT}) ORDER BY")}) AS l
       INNER JOIN (
         SELECT rank, table_sha256, any(names) AS names, any(placements) AS placements
         FROM audit_restricted.tensor_table WHERE run_id = unhex({{run:String}}) GROUP BY rank, table_sha256
@@ -71,7 +77,8 @@ SELECT name, min(step) AS first_step, count() AS steps, max(spread) AS spread FR
 GROUP BY name ORDER BY first_step, spread DESC, name
 """  # noqa: S608 - constants of this module
 _RANKS = f"""
-SELECT l.rank AS rank, reinterpret(l.squared_norm_f64le, 'Array(Float64)')[indexOf(t.names, unhex({{name:String}}))] AS square,
+SELECT l.rank AS rank,
+  reinterpret(l.squared_norm_f64le, 'Array(Float64)')[indexOf(t.names, unhex({{name:String}}))] AS square,
   reinterpret(l.max_abs_f64le, 'Array(Float64)')[indexOf(t.names, unhex({{name:String}}))] AS largest,
   hex(reinterpretAsString(square)) AS state
 FROM ({_LATEST.replace("ORDER BY", "AND step = {step:Int64} ORDER BY")}) AS l
@@ -100,19 +107,29 @@ def _parts(asking: Asking) -> list[Html]:
     tensors: Sequence[Row] = asking.rows(_TENSORS) if whole(found["differing"]) else ()
     compared, steps = whole(found["compared"]), whole(found["steps"])
     parts: list[Html] = []
+    differing = whole(found["differing"])
     if tensors:
-        parts += _differences(asking, tensors, whole(who["ranks"]))
-    else:
-        text = f"{whole(who['ranks']):,} ranks state the same statistics, to the last bit, in all {compared:,} steps compared."
-        parts.append(note(text, "good"))
+        parts += _differences(asking, tensors, whole(who["ranks"]), differing)
+    elif differing and "mixed" not in who["placements"]:
+        text = (
+            f"Replicas differ in {differing:,} steps, first at step {whole(found['first']):,}. In which tensors is not "
+        )
+        parts.append(note(text + "known: the table that names them is missing or not the same on all ranks.", "bad"))
+    elif compared:
+        text = f"{whole(who['ranks']):,} ranks state the same statistics, to the last bit, "
+        parts.append(note(f"{text}in all {compared:,} steps compared.", "good"))
+    if differing > _MAX_STEPS:
+        parts.append(note(f"Tensors were compared in the first {_MAX_STEPS} of {differing:,} steps that differ."))
     if compared < steps:
-        parts.append(note(f"{steps - compared:,} steps were recorded by one rank only and could not be compared.", "warn"))
+        parts.append(
+            note(f"{steps - compared:,} steps were recorded by one rank only and could not be compared.", "warn")
+        )
     if "mixed" in who["placements"]:
         parts.append(note("Some tensors are sharded and were left out."))
     return parts
 
 
-def _differences(asking: Asking, tensors: Sequence[Row], ranks: int) -> list[Html]:
+def _differences(asking: Asking, tensors: Sequence[Row], ranks: int, differing: int) -> list[Html]:
     first = tensors[0]
     name, step = str(first["name"]), whole(first["first_step"])
     here = asking.rows(_RANKS, name=name.encode("utf-8", "surrogateescape").hex(), step=step)
@@ -125,16 +142,17 @@ def _differences(asking: Asking, tensors: Sequence[Row], ranks: int) -> list[Htm
             "p",
             tag("strong", f"Replicas differ, first at step {step:,} in "),
             code(name),
-            f".{who}",
+            f", in {differing:,} steps altogether.{who}",
             class_="note bad",
         )
     ]
-    heads = ["tensor", "first step", "steps that differ", "largest relative difference of the squared norm"]
+    heads = ["tensor", "first step", "steps that differ", "largest difference"]
     rows: list[list[Child]] = [
         [code(str(row["name"])), whole(row["first_step"]), whole(row["steps"]), figure(number(row["spread"]))]
         for row in tensors[:_MAX_TENSORS]
     ]
     parts.append(table(heads, rows, numbers=(1, 2, 3)))
+    parts.append(tag("p", "The difference is that of the squared norm, relative to the larger.", class_="aside"))
     if len(tensors) > _MAX_TENSORS:
         parts.append(note(f"{len(tensors) - _MAX_TENSORS:,} more tensors differ."))
     parts.append(tag("h3", f"What each rank states at step {step:,}, ", code(name)))

@@ -9,7 +9,8 @@ from rlhf_audit_auditor.report_page.markup import Child, code, figure, join, not
 _MAX_FUNCTIONS = 8
 
 _TOTALS = """
-SELECT count() AS events, uniqExact(prompt_sha256) AS prompts, uniqExact(rank) AS ranks, min(step) AS low, max(step) AS high
+SELECT count() AS events, uniqExact(prompt_sha256) AS prompts, uniqExact(rank) AS ranks,
+  min(step) AS low, max(step) AS high
 FROM audit_restricted.rollout WHERE run_id = unhex({run:String})
 """
 _FUNCTIONS = f"""
@@ -31,8 +32,9 @@ def rollouts_section(asking: Asking) -> Section:
     if not whole(totals.get("events")):
         return Section("rollouts", "Rollouts and rewards", note("No rollouts are recorded."))
     functions = asking.rows(_FUNCTIONS)
-    text = f"{whole(totals['events']):,} completions of {whole(totals['prompts']):,} prompts, from {whole(totals['ranks']):,} ranks."
-    parts = [tag("p", f"{text} No person judged these.")]
+    text = f"{whole(totals['events']):,} completions of {whole(totals['prompts']):,} prompts, "
+    text += f"from {whole(totals['ranks']):,} ranks. No person judged these."
+    parts = [tag("p", text)]
     plots: dict[str, object] = {}
     if totals["low"] is not None:
         low, high = whole(totals["low"]), whole(totals["high"])

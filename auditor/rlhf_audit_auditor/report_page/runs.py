@@ -16,6 +16,7 @@ from rlhf_audit_auditor.report_page.asking import (
     whole,
 )
 from rlhf_audit_auditor.report_page.markup import (
+    NOTHING,
     Child,
     Html,
     code,
@@ -41,8 +42,8 @@ _RUNS = (
     + ") WHERE run_id != '' GROUP BY run_id ORDER BY first_us, run_id"
 )
 _STARTS = """
-SELECT run_id, rank, epoch, toUnixTimestamp64Micro(ts) AS at_us, world_size, expected_ranks, parent_run_id, resumed_from,
-  resumed_step, trainer, algorithm, objective, model_name, model_class, model_config_sha256, model_parameters_sha256,
+SELECT run_id, rank, epoch, toUnixTimestamp64Micro(ts) AS at_us, world_size, expected_ranks, parent_run_id,
+  resumed_from, resumed_step, trainer, algorithm, objective, model_name, model_class, model_config_sha256, model_parameters_sha256,
   reference_model_name, reference_parameters_sha256, reward_names, parameter_count, trainable_count, max_grad_norm, seed,
   max_steps, per_device_batch, accumulation_steps, dataset_rows, dataset_fingerprint, lineage, gradient_hook,
   code_commit, is_code_dirty, packages, python, platform, device, device_count
@@ -95,7 +96,9 @@ def run_section(asking: Asking) -> tuple[Section, RunState]:
     }
     seen = sorted({*newest, *ended, *steps})
     first = newest[min(newest)] if newest else None
-    parts = [note("This run recorded no start: what it trained is not known.", "warn") if first is None else _facts(first)]
+    parts = [
+        note("This run recorded no start: what it trained is not known.", "warn") if first is None else _facts(first)
+    ]
     expected = sorted({whole(rank) for row in starts for rank in row["expected_ranks"]})
     missing = [rank for rank in expected if rank not in seen]
     if missing:
@@ -146,7 +149,7 @@ def _facts(row: Row) -> Html:
         ("Data set fingerprint", code(text_of(row["dataset_fingerprint"]))),
         ("Resumed from", _both(row["parent_run_id"], row["resumed_from"])),
     ]
-    return facts([*pairs, *((name, value) for name, value in optional if value not in (None, "–"))])
+    return facts([*pairs, *((name, value) for name, value in optional if value not in (None, NOTHING))])
 
 
 def _ranks_table(
@@ -164,8 +167,8 @@ def _ranks_table(
         rows.append(
             [
                 str(rank),
-                "–" if start is None else moment(whole(start["at_us"])),
-                "–" if end is None else moment(whole(end["at_us"])),
+                NOTHING if start is None else moment(whole(start["at_us"])),
+                NOTHING if end is None else moment(whole(end["at_us"])),
                 outcome,
                 0 if done is None else whole(done["steps"]),
                 percent(share),
@@ -194,7 +197,9 @@ def _both(first: object, second: object) -> str | None:
 def _of(part: object, total: object, what: str) -> str | None:
     if total is None:
         return None
-    return figure(whole(total)) if part is None else f"{whole(total):,}, {whole(part):,} {what}"
+    if part is None:
+        return figure(whole(total))
+    return f"{whole(total):,}, {'all' if whole(part) == whole(total) else f'{whole(part):,}'} {what}"
 
 
 def _ranks(ranks: Sequence[int]) -> str:
