@@ -16,6 +16,10 @@ from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, number, 
 from rlhf_audit_auditor.report_page.markup import Child, figure, join, note, percent, table, tag
 
 _MAX_MEASURES = 24
+_MEANS = (
+    "Over items that two or more judged. Alpha (Krippendorff) is 1 where all agree and 0 where they agree no more than "
+    "by chance; below 0.67 is usually too weak. RMS difference is how far two numbers for one item lie apart."
+)
 
 _JUDGED = f"""
 SELECT measure, unit, annotator, argMax(value, moment) AS value, argMax(score, moment) AS score FROM (
@@ -65,12 +69,9 @@ def agreement_section(asking: Asking) -> Section:
     if not rows:
         text = "No item was judged by two annotators: how far they agree is not known."
         return Section("agreement", "Agreement", note(text))
-    heads = ["what", "items judged by several", "judgements", "equal pairs", "Krippendorff's alpha", "difference (RMS)"]
+    heads = ["what", "items", "judgements", "equal pairs", "alpha", "RMS difference"]
     parts = [
-        tag(
-            "p",
-            "Alpha is 1 where all agree and 0 where they agree no more than by chance; below 0.67 is usually too weak.",
-        ),
+        tag("p", _MEANS),
         table(heads, rows, numbers=(1, 2, 3, 4, 5)),
     ]
     return Section("agreement", "Agreement", join(parts))

@@ -28,12 +28,13 @@ class Query(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One part of the page. ``plots`` are what its figures show, by the name of the figure."""
+    """One part of the page. ``plots`` are what its figures show, by name; ``alarm`` goes to the head of the page."""
 
     id: str
     title: str
     body: Html
     plots: Mapping[str, object] = field(default_factory=dict)
+    alarm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,21 +37,18 @@ SELECT min(rank) AS first_rank, min(step) AS low, max(step) AS high, countIf(was
   count() - uniqExact(rank, step) AS again, uniqExact(step) AS steps
 FROM audit_restricted.policy_update WHERE run_id = unhex({run:String})
 """
-_CURVES = (
-    "SELECT max(step) AS at, "  # noqa: S608 - constants of this module
-    + ", ".join(
-        f"{function}If({column}, isFinite({column})) AS {name}_{column}"
-        for column in _COLUMNS
-        for function, name in (("avg", "mean"), ("min", "low"), ("max", "high"))
-    )
-    + f"""
-FROM (
+_STRETCHES = ", ".join(
+    f"{function}If({column}, isFinite({column})) AS {name}_{column}"
+    for column in _COLUMNS
+    for function, name in (("avg", "mean"), ("min", "low"), ("max", "high"))
+)
+_CURVES = f"""
+SELECT max(step) AS at, {_STRETCHES} FROM (
   SELECT step, {", ".join(_COLUMNS)} FROM audit_restricted.policy_update
   WHERE run_id = unhex({{run:String}}) AND rank = {{rank:Int32}} ORDER BY step, epoch DESC, seq DESC LIMIT 1 BY step
 )
 GROUP BY intDiv(step - {{low:Int64}}, {{width:Int64}}) ORDER BY at
-"""
-)
+"""  # noqa: S608 - constants of this module
 
 
 def curves_section(asking: Asking) -> Section:

@@ -24,9 +24,9 @@ MAX_COLUMNS, MAX_ROWS = 400, 200
 
 _EXTENT = """
 SELECT count() AS events, min(rank) AS first_rank, min(step) AS low, max(step) AS high,
-  uniqExact(step) AS steps, uniqExact(rank) AS ranks, max(is_clipped) AS any_clip, countIf(is_clipped IS NULL) AS unknown_clip,
-  countIf(method = 'sampled') AS sampled, groupUniqArray(placement) AS placements, groupUniqArray(coverage) AS coverages,
-  max(tensor_count) AS tensors
+  uniqExact(step) AS steps, uniqExact(rank) AS ranks, max(is_clipped) AS any_clip,
+  countIf(is_clipped IS NULL) AS unknown_clip, countIf(method = 'sampled') AS sampled,
+  groupUniqArray(placement) AS placements, max(tensor_count) AS tensors
 FROM audit_restricted.gradient_stats WHERE run_id = unhex({run:String})
 """
 _LAYERS = """

@@ -41,8 +41,8 @@ FROM audit_restricted.producer_lost ORDER BY ts LIMIT {_MAX_LISTED}
 """  # noqa: S608 - constants of this module
 
 NOT_PROVED_BY_A_PAGE = (
-    "anything that the check above does not: this page is a picture of the query copy, made by whoever holds the trail, "
-    "and whoever holds it can draw another; ask for the trail and run rlhf-audit verify yourself",
+    "anything that the check above does not: this page is a picture of the query copy, made by whoever holds the "
+    "trail, and whoever holds it can draw another; ask for the trail and run rlhf-audit verify yourself",
     "that curves are right: they are numbers that the training program reported",
     "that long runs are shown in full: stretches of steps are summed up, as each figure says",
     "that replicas which agree are healthy: ranks can be wrong alike; and why replicas differ, if they do",
@@ -230,7 +230,7 @@ def _copy(asking: Asking, report: Report) -> Html:
     ]
     parts = [
         tag("h3", "Events per kind"),
-        table(["kind", "in the evidence", "in the query copy", ""], rows, numbers=(1, 2)),
+        table(["kind", "evidence", "query copy", ""], rows, numbers=(1, 2)),
     ]
     if here.get("findings"):
         text = f"{here['findings']:,} events do not decode exactly and stand in no table but findings."

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -66,7 +66,7 @@ def gather(query: Query, run_id: str | None, checked: Checked, *, now_us: int) -
         not_proved_section(checked.report),
     )
     title = "Feedback" if run_id is None else f"Run {run_id}"
-    return Page(title, _head(title, state, checked, now_us), sections)
+    return Page(title, _head(title, state, checked, sections, now_us), sections)
 
 
 def render(page: Page, *, refresh_ms: int | None = None) -> bytes:
@@ -116,7 +116,7 @@ def _section(section: Section) -> Html:
     return tag("section", tag("h2", section.title), body, id=section.id)
 
 
-def _head(title: str, state: RunState, checked: Checked, now_us: int) -> Html:
+def _head(title: str, state: RunState, checked: Checked, sections: Sequence[Section], now_us: int) -> Html:
     report = checked.report
     if report is None:
         kind, verdict = "warn", "not checked"
@@ -129,6 +129,7 @@ def _head(title: str, state: RunState, checked: Checked, now_us: int) -> Html:
         kinds = {"yes": "good", "no": "bad", "unknown": "warn"}
         words = {"yes": "complete", "no": "events missing", "unknown": "completeness unknown"}[found]
         marks.append(tag("span", words, class_=f"mark {kinds[found]}"))
+    marks += [tag("a", one.alarm, class_="mark bad", href=f"#{one.id}") for one in sections if one.alarm]
     marks.append(tag("span", state.text, class_=f"mark {'live' if state.is_training else 'plain'}"))
     made = tag("p", f"Made {moment(now_us)} UTC from the trail's query copy.", class_="aside")
     return join([tag("h1", title), tag("p", join(marks), class_="marks"), made])

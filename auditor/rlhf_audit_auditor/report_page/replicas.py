@@ -92,7 +92,9 @@ ORDER BY rank LIMIT 4096
 
 def replicas_section(asking: Asking) -> Section:
     """What comparing the ranks gave."""
-    return Section("replicas", "Replica check", join(_parts(asking)))
+    parts = _parts(asking)
+    differs = any('class="note bad"' in part for part in parts)
+    return Section("replicas", "Replica check", join(parts), alarm="replicas differ" if differs else None)
 
 
 def _parts(asking: Asking) -> list[Html]:
@@ -108,9 +110,10 @@ def _parts(asking: Asking) -> list[Html]:
     compared, steps = whole(found["compared"]), whole(found["steps"])
     parts: list[Html] = []
     differing = whole(found["differing"])
+    is_mixed = "mixed" in who["placements"]
     if tensors:
-        parts += _differences(asking, tensors, whole(who["ranks"]), differing)
-    elif differing and "mixed" not in who["placements"]:
+        parts += _differences(asking, tensors, whole(who["ranks"]), None if is_mixed else differing)
+    elif differing and not is_mixed:
         text = (
             f"Replicas differ in {differing:,} steps, first at step {whole(found['first']):,}. In which tensors is not "
         )
@@ -124,12 +127,12 @@ def _parts(asking: Asking) -> list[Html]:
         parts.append(
             note(f"{steps - compared:,} steps were recorded by one rank only and could not be compared.", "warn")
         )
-    if "mixed" in who["placements"]:
+    if is_mixed:
         parts.append(note("Some tensors are sharded and were left out."))
     return parts
 
 
-def _differences(asking: Asking, tensors: Sequence[Row], ranks: int, differing: int) -> list[Html]:
+def _differences(asking: Asking, tensors: Sequence[Row], ranks: int, differing: int | None) -> list[Html]:
     first = tensors[0]
     name, step = str(first["name"]), whole(first["first_step"])
     here = asking.rows(_RANKS, name=name.encode("utf-8", "surrogateescape").hex(), step=step)
@@ -142,7 +145,7 @@ def _differences(asking: Asking, tensors: Sequence[Row], ranks: int, differing: 
             "p",
             tag("strong", f"Replicas differ, first at step {step:,} in "),
             code(name),
-            f", in {differing:,} steps altogether.{who}",
+            f"{'' if differing is None else f', in {differing:,} steps altogether'}.{who}",
             class_="note bad",
         )
     ]

@@ -33,20 +33,21 @@ from rlhf_audit_auditor.report_page.markup import (
 )
 
 _SPEAK_OF_RUNS = ("run_start", "policy_update", "gradient_stats", "rollout", "checkpoint", "run_end")
-_RUNS = (
-    "SELECT run_id, toUnixTimestamp64Micro(min(at)) AS first_us FROM ("
-    + " UNION ALL ".join(
-        f"SELECT run_id, min(ts) AS at FROM audit_restricted.{kind} GROUP BY run_id"  # noqa: S608 - names of ours
-        for kind in _SPEAK_OF_RUNS
-    )
-    + ") WHERE run_id != '' GROUP BY run_id ORDER BY first_us, run_id"
+_EACH_RUN = " UNION ALL ".join(
+    f"SELECT run_id, min(ts) AS at FROM audit_restricted.{kind} GROUP BY run_id"  # noqa: S608 - names of ours
+    for kind in _SPEAK_OF_RUNS
 )
+_RUNS = f"""
+SELECT run_id, toUnixTimestamp64Micro(min(at)) AS first_us FROM ({_EACH_RUN})
+WHERE run_id != '' GROUP BY run_id ORDER BY first_us, run_id
+"""  # noqa: S608 - constants of this module
 _STARTS = """
 SELECT run_id, rank, epoch, toUnixTimestamp64Micro(ts) AS at_us, world_size, expected_ranks, parent_run_id,
-  resumed_from, resumed_step, trainer, algorithm, objective, model_name, model_class, model_config_sha256, model_parameters_sha256,
-  reference_model_name, reference_parameters_sha256, reward_names, parameter_count, trainable_count, max_grad_norm, seed,
-  max_steps, per_device_batch, accumulation_steps, dataset_rows, dataset_fingerprint, lineage, gradient_hook,
-  code_commit, is_code_dirty, packages, python, platform, device, device_count
+  resumed_from, resumed_step, trainer, algorithm, objective, model_name, model_class, model_config_sha256,
+  model_parameters_sha256, reference_model_name, reference_parameters_sha256, reward_names, parameter_count,
+  trainable_count, max_grad_norm, seed, max_steps, per_device_batch, accumulation_steps, dataset_rows,
+  dataset_fingerprint, lineage, gradient_hook, code_commit, is_code_dirty, packages, python, platform, device,
+  device_count
 FROM audit_restricted.run_start WHERE run_id = unhex({run:String}) ORDER BY rank, epoch, ts LIMIT 4096
 """
 _ENDS = """
@@ -111,7 +112,8 @@ def run_section(asking: Asking) -> tuple[Section, RunState]:
     if first is not None and first["packages"]:
         packages = [str(name) for name in first["packages"]]
         parts.append(folded(f"{len(packages)} packages", listed(packages), key="packages"))
-    return Section("run", "Run", join(parts)), _state(newest, ended)
+    alarm = "ranks missing" if missing else None
+    return Section("run", "Run", join(parts), alarm=alarm), _state(newest, ended)
 
 
 def _facts(row: Row) -> Html:
