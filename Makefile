@@ -8,6 +8,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCK := requirements/dev.txt
 
+# The training libraries: a lock and a stamp of their own, since torch from the default index brings CUDA's libraries.
+# TRAINING=0 leaves them out: `make demo` then shows the feedback alone, `make test` skips the training tests aloud.
+TRAINING ?= 1
+TRAINING_STAMP := $(VENV)/.training-installed
+TRAINING_LOCK := requirements/training.txt
+TRAINED := $(if $(filter 0,$(TRAINING)),,$(TRAINING_STAMP))
+
 # The first interpreter that runs and is new enough. Override: make install PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
   if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
@@ -35,8 +42,17 @@ $(STAMP): pyproject.toml $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(STAMP)  ## seal, verify and forge a small trail in ./rlhf-audit-demo
-	@$(BIN)/rlhf-audit demo --out ./rlhf-audit-demo
+# Versions that both locks name agree (a test says so): this only adds to what is there.
+$(TRAINING_STAMP): $(STAMP) $(TRAINING_LOCK)
+	@echo "installing the pinned packages of $(TRAINING_LOCK) (hashes checked)"
+	@if ! $(BIN)/python -c 'import torch' >/dev/null 2>&1; then \
+	  echo "  torch and the CUDA libraries it brings on Linux: 3.3 GB to download, 5.5 GB on disk, once"; \
+	  echo "  without them: make $(or $(filter demo test,$(MAKECMDGOALS)),demo) TRAINING=0"; fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(TRAINING_LOCK)
+	@touch $@
+
+demo: $(STAMP) $(TRAINED)  ## train on two ranks, recorded; ask, verify, forge (TRAINING=0: without torch)
+	@$(BIN)/rlhf-audit demo --out ./rlhf-audit-demo $(if $(TRAINED),,--feedback-only)
 
 check: $(STAMP)  ## format, lint, types, import contracts, unit tests offline with branch coverage
 	$(BIN)/ruff format --check $(CODE)
@@ -45,7 +61,7 @@ check: $(STAMP)  ## format, lint, types, import contracts, unit tests offline wi
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST) $(QUICK) --cov --cov-report=term
 
-test: check  ## check, then contract, crash, integration, minimal install and interop
+test: check $(TRAINED)  ## check, then contract, crash, integration, training, demo, minimal install and interop
 	$(PYTEST) tests $(addprefix --ignore=,$(QUICK))
 
 interop: $(STAMP)  ## programs nobody here wrote judge our logs and our forgeries (needs Go)
@@ -57,11 +73,11 @@ bench: $(STAMP)  ## run every benchmark, results with machine and commit in benc
 # uv resolves once for every Python from 3.11 on; neither file names an index, a host or this machine.
 lock:  ## resolve the dependencies anew into requirements/*.txt
 	@if [ ! -x .lock/bin/uv ]; then $(PYTHON) -m venv .lock && .lock/bin/python -m pip install --quiet uv; fi
-	@for extra in "" dev; do \
-	  .lock/bin/uv pip compile --quiet pyproject.toml $${extra:+--extra $$extra} --universal --python-version 3.11 \
-	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-	    --output-file requirements/$${extra:-base}.txt; \
-	done
+	@compile() { .lock/bin/uv pip compile --quiet pyproject.toml "$$@" --universal --python-version 3.11 \
+	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header; }; \
+	compile --output-file requirements/base.txt; \
+	compile --extra dev --output-file requirements/dev.txt; \
+	compile --extra sinks --extra trl --constraint requirements/dev.txt --output-file $(TRAINING_LOCK)
 	@if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt; then echo "the lock names a download address" >&2; exit 1; fi
 
 clean:  ## remove what the other targets made, trails you named yourself excepted

@@ -24,7 +24,7 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in requirements}
 
 
-@pytest.mark.parametrize("name", ["base", "dev"])
+@pytest.mark.parametrize("name", ["base", "dev", "training"])
 def test_the_lock_names_no_address(name: str) -> None:
     text = (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
     assert not re.search(r"://|index-url|find-links|trusted-host| @ ", text)
@@ -32,11 +32,17 @@ def test_the_lock_names_no_address(name: str) -> None:
 
 def test_the_lock_holds_what_the_project_asks_for() -> None:
     assert names(PROJECT["dependencies"]) <= locked("base").keys()
-    assert names(PROJECT["optional-dependencies"]["dev"]) <= locked("dev").keys()
+    extras = PROJECT["optional-dependencies"]
+    assert names(extras["dev"]) <= locked("dev").keys()
+    assert names(extras["trl"] + extras["sinks"]) <= locked("training").keys()
 
 
-def test_both_locks_agree() -> None:
+def test_the_locks_agree() -> None:
     assert locked("base").items() <= locked("dev").items()
+    assert locked("base").items() <= locked("training").items()
+    dev, training = locked("dev"), locked("training")
+    both = dev.keys() & training.keys()
+    assert {name: dev[name] for name in both} == {name: training[name] for name in both}
 
 
 def test_torch_and_what_only_an_extra_needs_is_never_in_the_base() -> None:

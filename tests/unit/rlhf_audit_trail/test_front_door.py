@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -36,8 +37,13 @@ def test_importing_the_front_door_imports_nothing_else() -> None:
     assert done.stdout == "['rlhf_audit_trail']\n"
 
 
+NEED_TRANSFORMERS = ("AuditCallback", "audited")
+
+
 @pytest.mark.parametrize("name", rlhf_audit_trail.__all__)
 def test_every_name_it_promises_is_there(name: str) -> None:
+    if name in NEED_TRANSFORMERS and find_spec("transformers") is None:
+        pytest.skip(f"SKIPPED ALOUD: {name} needs transformers, which is not installed")
     assert getattr(rlhf_audit_trail, name)
     assert name in dir(rlhf_audit_trail)
 

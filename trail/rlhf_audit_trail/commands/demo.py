@@ -38,12 +38,13 @@ def run(args: argparse.Namespace) -> int:
 
     from rlhf_audit_schemas.errors import ConfigError
     from rlhf_audit_trail.demo import feedback_story, training_story
-    from rlhf_audit_trail.demo.inputs import inputs_of
+    from rlhf_audit_trail.demo.inputs import check_flags, inputs_of
     from rlhf_audit_trail.demo.stage import Stage, make_anew
     from rlhf_audit_trail.demo.training_process import missing_packages
 
     if args.steps is not None and args.steps < 1:
         raise ConfigError(f"--steps: expected at least 1, found {args.steps}")
+    check_flags(args)
     console = Console(highlight=False, soft_wrap=True)
     make_anew(args.out)
     inputs = inputs_of(args, args.out)

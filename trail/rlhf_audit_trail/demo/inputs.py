@@ -66,8 +66,14 @@ def add_flags(parser: argparse.ArgumentParser, name: str, what: str) -> None:
         )
 
 
+def check_flags(args: argparse.Namespace) -> None:
+    """Before anything is written: raises ConfigError if a file is not there, or flags have no file."""
+    for name in ("pairs", "annotations"):
+        _given(args, name)
+
+
 def inputs_of(args: argparse.Namespace, out: Path) -> Inputs:
-    """The user's files, or sets made here and written into ``out``. Raises ConfigError if a file is not there."""
+    """The user's files, or sets made here and written into ``out``."""
     from rlhf_audit_trail.demo_data import judgements
 
     pairs, annotations = _given(args, "pairs"), _given(args, "annotations")
