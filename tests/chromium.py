@@ -108,19 +108,23 @@ class Tab:
     """One page at one width, light or dark. Keeps what went wrong in it and what it asked the network for."""
 
     def __init__(self, browser: Chromium, url: str, *, width: int, height: int = 900, scheme: str = "light") -> None:
-        self._browser = browser
+        self._browser, self.width = browser, width
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
         self._target = target
         self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
-        is_phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
-        )
+        self.resize(width, height)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=url)
         self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def resize(self, width: int, height: int = 900) -> None:
+        """Another window; a narrow one is a phone's."""
+        self.width = width
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """A command to this page."""
@@ -164,8 +168,8 @@ class Tab:
         return [str(one["request"]["url"]) for one in self.events("Network.requestWillBeSent")]
 
     def overflow(self) -> int:
-        """Pixels by which the page is wider than its window."""
-        return int(self.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+        """Pixels by which the page is wider than it may be; a phone would zoom out, so its own width does not count."""
+        return int(self.evaluate("document.documentElement.scrollWidth")) - self.width
 
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""
