@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ SELECT max(s.world_size) AS expected,
     uniqExactIf(s.rank, s.rank IN (SELECT rank FROM run_end WHERE outcome = 'finished')) AS complete
 FROM run_start AS s
 """
+_PAIRS = """annotation WHERE input_sha256 = unhex('{}')
+    AND prompt_sha256 IS NOT NULL AND chosen_sha256 IS NOT NULL AND rejected_sha256 IS NOT NULL"""
 _LOST = "SELECT sum(count) AS n FROM loss"
 
 
@@ -61,13 +64,14 @@ def events_per_kind(asker: Asker) -> dict[str, int]:
             if row["name"] != "findings" and not row["name"].startswith("_")}  # fmt: skip
 
 
-def compared(asker: Asker, out: Path, pairs: int) -> list[Compared]:
-    """The script's own counts, all ranks added up, beside what SQL counts."""
+def compared(asker: Asker, out: Path, pairs: Path, count: int) -> list[Compared]:
+    """The script's own counts, all ranks added up, and the pairs it was given, beside what SQL counts."""
     own: Counter[str] = Counter()
     for path in sorted(out.glob("own-count-*.json")):
         own.update(json.loads(path.read_text(encoding="utf-8")))
+    given = hashlib.sha256(pairs.read_bytes()).hexdigest()
     asked = [
-        ("pairs to train on", pairs, "annotation (with a chosen text)", "annotation WHERE chosen_sha256 IS NOT NULL"),
+        ("pairs to train on", count, "annotation (of that file)", _PAIRS.format(given)),
         ("trainings begun", own["begun"], "run_start", "run_start"),
         ("optimizer steps", own["steps"], "policy_update", "policy_update"),
         ("optimizer steps", own["steps"], "gradient_stats", "gradient_stats"),
@@ -75,8 +79,8 @@ def compared(asker: Asker, out: Path, pairs: int) -> list[Compared]:
         ("trainings ended", own["ended"], "run_end", "run_end"),
     ]
     return [
-        Compared(what, count, kind, int(rows_of(asker, f"SELECT count() AS n FROM {source}")[0]["n"]))  # noqa: S608
-        for what, count, kind, source in asked
+        Compared(what, number, kind, int(rows_of(asker, f"SELECT count() AS n FROM {source}")[0]["n"]))  # noqa: S608
+        for what, number, kind, source in asked
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,15 @@ class Stage:
         types = ["UInt64" if isinstance(cell, int) else "String" for cell in (rows[0] if rows else names)]
         for line in table_lines(Rows(list(names), types, [list(row) for row in rows])):
             self.say(line)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Something moves while nothing is printed, on a terminal; gives what changes the words beside it."""
+        if not self.console.is_terminal or "off" in self.flags:
+            yield lambda text: None
+            return
+        with self.console.status(text) as status:
+            yield lambda text: status.update(text)
 
     def show_command(self, words: Sequence[str]) -> None:
         """What is about to run, as a user would type it."""

@@ -80,7 +80,7 @@ class Training:
         self._process.wait()
 
     def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
-        """Whether ``is_so`` came to be before the training ended. Raises TrainingError if the training failed."""
+        """Whether ``is_so`` came to be before the training ended or time ran out. Raises TrainingError if it failed."""
         deadline = time.monotonic() + timeout_s
         while not is_so():
             status = self._process.poll()
@@ -91,9 +91,14 @@ class Training:
             time.sleep(_LOOK_AGAIN_S)
         return True
 
-    def wait(self, timeout_s: float) -> None:
-        """Until it has ended well. Raises TrainingError if it did not."""
-        self.wait_until(lambda: False, timeout_s)
+    def wait(self, timeout_s: float, tell: Callable[[str], None]) -> None:
+        """Until it has ended well, telling its last step again and again. Raises TrainingError if it did not."""
+
+        def tell_step() -> bool:
+            tell((progress_lines(self.log) or ["training"])[-1])
+            return False
+
+        self.wait_until(tell_step, timeout_s)
         if self._process.poll() is None:
             raise TrainingError(f"the training did not end within {timeout_s:.0f} s; {self.log} says how far it came")
 

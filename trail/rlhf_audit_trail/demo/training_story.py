@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from rlhf_audit_schemas.errors import CouldNotCheckError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rlhf_audit_trail.demo.inputs import Inputs
     from rlhf_audit_trail.demo.recorded import Compared, Cost
     from rlhf_audit_trail.demo.stage import Stage
@@ -69,7 +71,9 @@ def tell(stage: Stage, inputs: Inputs, steps: int | None) -> None:
     count = write_training_rows(inputs.pairs, rows)
     steps = min(-(-count // BATCH), MAX_STEPS) if steps is None else steps
     stage.say(f"feedback  {inputs.words}: {count:,} pairs to train on")
-    stage.say(f"model     {make_model(rows, model, log)}, made here, nothing downloaded")
+    with stage.busy("making the model"):
+        made = make_model(rows, model, log)
+    stage.say(f"model     {made}, made here, nothing downloaded")
 
     stage.chapter(f"Train it with DPO on {RANKS} ranks; ingest and ask meanwhile")
     stage.say("Three lines were added to the training script:\n")
@@ -83,7 +87,8 @@ def tell(stage: Stage, inputs: Inputs, steps: int | None) -> None:
     stage.say(f"(goes on behind what follows; its words are in {log})\n")
     with Training(words, log) as training:
         _meanwhile(stage, inputs, training)
-        training.wait(_TRAIN_S)
+        with stage.busy("training") as tell_step:
+            training.wait(_TRAIN_S, tell_step)
     lines = progress_lines(log)
     stage.say("\nThe training has ended. It began and ended with:" if lines else "\nThe training has ended.")
     for line in [lines[0], lines[-1]] if lines else []:
@@ -91,7 +96,7 @@ def tell(stage: Stage, inputs: Inputs, steps: int | None) -> None:
     _drain(stage)
 
     stage.chapter("What was recorded, and what the training script counted itself")
-    alike, cost = _show_records(stage, count)
+    alike, cost = _show_records(stage, inputs.pairs.path, count)
     stage.chapter("Windows, their Merkle roots, the checkpoint over all of them")
     show_windows(stage)
     keep(stage)
@@ -120,7 +125,9 @@ def _meanwhile(stage: Stage, inputs: Inputs, training: Training) -> None:
     from rlhf_audit_trail.query_ask import live_asker
     from rlhf_audit_trail.runtime_start import is_running
 
-    if not training.wait_until(lambda: is_running(stage.trail), _START_S):
+    with stage.busy("two ranks import torch and begin"):
+        begun = training.wait_until(lambda: is_running(stage.trail), _START_S)
+    if not begun:
         raise TrainingError(f"the training did not begin to record: see {training.log}")
     for each in inputs.files:
         if stage.run("ingest", each.path, "--out", stage.trail, *each.flags, *stage.flags) != 0:
@@ -141,7 +148,9 @@ def _meanwhile(stage: Stage, inputs: Inputs, training: Training) -> None:
             return False
 
     stage.console.print("\n[bold]How does it go?[/bold] Asked while the run still trains:")
-    if training.wait_until(has_rows, _FIRST_ROWS_S):
+    with stage.busy("waiting for the first window of steps"):
+        is_there = training.wait_until(has_rows, _FIRST_ROWS_S)
+    if is_there:
         stage.run("sql", stage.trail, LIVE)
     else:
         stage.say("(the training ended before its first window did: with more --steps there is time to ask)")
@@ -152,18 +161,20 @@ def _drain(stage: Stage) -> None:
     from rlhf_audit_trail.runtime import has_work
     from rlhf_audit_trail.runtime_start import wait_until_idle
 
-    if not wait_until_idle(stage.trail, _DRAIN_S) or has_work(stage.trail):
+    with stage.busy("the runtime stores the rest and ends"):
+        is_idle = wait_until_idle(stage.trail, _DRAIN_S)
+    if not is_idle or has_work(stage.trail):
         stage.say("The runtime is not there any more, and something is left to seal:")
         stage.run("local", stage.trail, "--until-idle")
 
 
-def _show_records(stage: Stage, pairs: int) -> tuple[list[Compared], Cost]:
+def _show_records(stage: Stage, pairs: Path, count: int) -> tuple[list[Compared], Cost]:
     from rlhf_audit_trail.demo import recorded
     from rlhf_audit_trail.query_ask import asker_of
 
     with asker_of(stage.trail, stage.trail / "vault") as asker:
         kinds = recorded.events_per_kind(asker)
-        compared = recorded.compared(asker, stage.out, pairs)
+        compared = recorded.compared(asker, stage.out, pairs, count)
         checkpoints = recorded.checkpoints(asker)
         cost = recorded.cost(asker, stage.trail)
     stage.table(("events", "in the ledger"), list(kinds.items()))
