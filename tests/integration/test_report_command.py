@@ -168,7 +168,7 @@ def test_feedback_without_any_run_has_a_page_too(tmp_path: Path) -> None:
     assert cli.main(["report", str(folder), "--no-memory"]) == 0
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "no training run" in section(text, "run")
-    assert "60 annotations by 3 annotators" in section(text, "annotators")
+    assert "60 annotations by 3 named annotators" in section(text, "annotators")
     assert "score 20 60" in section(text, "agreement")
     assert "annotators" in plots_of(text)
 

@@ -11,14 +11,15 @@ Corrections and withdrawals are not applied.
 
 from __future__ import annotations
 
-from rlhf_audit_auditor.report_page.annotators import MOMENT, SCOPE, UNIT
+from rlhf_audit_auditor.report_page.annotators import MOMENT, NO_UNIT, PAIR, SCOPE, UNIT
 from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, number, whole
 from rlhf_audit_auditor.report_page.markup import Child, figure, join, note, percent, table, tag
 
 _MAX_MEASURES = 24
 _MEANS = (
-    "Over items that two or more judged. Alpha (Krippendorff) is 1 where all agree and 0 where they agree no more than "
-    "by chance; below 0.67 is usually too weak. RMS difference is how far two numbers for one item lie apart."
+    "Over items that two or more judged; of several judgements of one item by one annotator the last counts. "
+    "Alpha (Krippendorff) is 1 where all agree and 0 where they agree no more than by chance; below 0.67 is usually "
+    "too weak. RMS difference is how far two numbers for one item lie apart."
 )
 
 _JUDGED = f"""
@@ -29,14 +30,15 @@ SELECT measure, unit, annotator, argMax(value, moment) AS value, argMax(score, m
   SELECT 'label', {UNIT}, annotator, {MOMENT}, label, NULL
   FROM audit_restricted.annotation WHERE {SCOPE} AND label IS NOT NULL
   UNION ALL
-  SELECT 'preference', {UNIT}, annotator, {MOMENT}, if(chosen_sha256 < rejected_sha256, 'first', 'second'), NULL
+  SELECT 'preference', concat({UNIT}, '|', {PAIR}), annotator, {MOMENT},
+    if(chosen_sha256 < rejected_sha256, 'first', 'second'), NULL
   FROM audit_restricted.annotation WHERE {SCOPE} AND chosen_sha256 IS NOT NULL AND rejected_sha256 IS NOT NULL
   UNION ALL
   SELECT concat('axis ', axis), {UNIT}, annotator, {MOMENT}, coalesce(toString(number), word, ''), number
   FROM audit_restricted.annotation ARRAY JOIN axis_names AS axis, axis_values AS number, axis_labels AS word
   WHERE {SCOPE} AND (number IS NOT NULL OR word IS NOT NULL)
 )
-WHERE annotator IS NOT NULL AND unit != '||||' GROUP BY measure, unit, annotator
+WHERE annotator IS NOT NULL AND unit != '{NO_UNIT}' GROUP BY measure, unit, annotator
 """  # noqa: S608 - constants of this module
 _EQUAL = f"""
 SELECT measure, sum(total) AS n, sum(same) AS same, sum(toFloat64(total) * (total - 1)) AS expected FROM (

@@ -17,6 +17,7 @@ from rlhf_audit_auditor.report_page.markup import (
     Child,
     Html,
     code,
+    counted,
     join,
     moment,
     note,
@@ -30,13 +31,15 @@ _MAX_SHOWN, _MAX_TIMES = 40, 120
 
 SCOPE = "run_id IN ('', unhex({run:String}))"
 MOMENT = "coalesce(judged_at, ts)"
-UNIT = """concat(ifNull(item, ''), '|', hex(ifNull(prompt_sha256, '')), '|', hex(ifNull(response_sha256, '')), '|',
-  hex(ifNull(least(chosen_sha256, rejected_sha256), '')), '|',
+PAIR = """concat(hex(ifNull(least(chosen_sha256, rejected_sha256), '')), '|',
   hex(ifNull(greatest(chosen_sha256, rejected_sha256), '')))"""
+UNIT = f"""ifNull(item, concat(hex(ifNull(prompt_sha256, '')), '|', hex(ifNull(response_sha256, '')), '|', {PAIR}))"""
+NO_UNIT = "|||"  # an annotation that says neither what was judged nor its digest
 _TOTALS = f"""
 SELECT count() AS events, uniqExact(annotator) AS annotators, countIf(annotator IS NULL) AS nameless,
   countIf(run_id = '') AS from_files, countIf(judged_at IS NULL) AS without_time, uniq({UNIT}) AS items,
-  toUnixTimestamp64Micro(min({MOMENT})) AS first_us, toUnixTimestamp64Micro(max({MOMENT})) AS last_us
+  toUnixTimestamp64Micro(if(isNull(min(judged_at)), min(ts), assumeNotNull(min(judged_at)))) AS first_us,
+  toUnixTimestamp64Micro(if(isNull(max(judged_at)), max(ts), assumeNotNull(max(judged_at)))) AS last_us
 FROM audit_restricted.annotation WHERE {SCOPE}
 """  # noqa: S608 - constants of this module
 _OTHERS = """
@@ -52,7 +55,8 @@ GROUP BY annotator ORDER BY events DESC, annotator LIMIT {_MAX_SHOWN}
 _TIMES = f"""
 SELECT annotator, intDiv(toUnixTimestamp64Micro({MOMENT}) - {{first:Int64}}, {{width:Int64}}) AS place,
   count() AS events
-FROM audit_restricted.annotation WHERE {SCOPE} GROUP BY annotator, place
+FROM audit_restricted.annotation
+WHERE {SCOPE} AND (judged_at IS NOT NULL OR {{all_without:UInt8}}) GROUP BY annotator, place
 """  # noqa: S608 - constants of this module
 
 
@@ -88,7 +92,8 @@ def annotators_section(asking: Asking) -> Section:
 
 
 def _summary(asking: Asking, totals: Row) -> str:
-    text = f"{whole(totals['events']):,} annotations by {whole(totals['annotators']):,} annotators who are named"
+    text = counted(whole(totals["events"]), "annotation")
+    text += f" by {counted(whole(totals['annotators']), 'named annotator')}"
     others = asking.row(_OTHERS)
     for name in ("corrections", "withdrawals"):
         if whole(others.get(name)):
@@ -99,7 +104,7 @@ def _summary(asking: Asking, totals: Row) -> str:
     if whole(totals["without_time"]) == whole(totals["events"]):
         text += " Their sources state no times: shown is when they were recorded."
     elif whole(totals["without_time"]):
-        text += f" {whole(totals['without_time']):,} state no time: for these it is when they were recorded."
+        text += f" {whole(totals['without_time']):,} state no time and are not in the picture."
     return text
 
 
@@ -109,7 +114,8 @@ def _heat(asking: Asking, totals: Row, rows: Sequence[Row]) -> dict[str, object]
     columns = (last - first) // width + 1
     place = {text_of(row["annotator"]): at for at, row in enumerate(rows)}
     grid = numpy.full((len(rows), columns), numpy.nan, dtype="<f4")
-    for cell in asking.rows(_TIMES, first=first, width=width):
+    all_without = int(whole(totals["without_time"]) == whole(totals["events"]))
+    for cell in asking.rows(_TIMES, first=first, width=width, all_without=all_without):
         at = place.get(text_of(cell["annotator"]))
         if at is not None:
             grid[at, whole(cell["place"])] = whole(cell["events"])

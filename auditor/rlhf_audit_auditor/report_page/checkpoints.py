@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, text_of, whole
-from rlhf_audit_auditor.report_page.markup import Child, Html, code, folded, join, note, size, table, tag
+from rlhf_audit_auditor.report_page.markup import Child, Html, code, counted, folded, join, note, size, table, tag
 
 _MAX_CHECKPOINTS, _MAX_FILES = 60, 40
 
@@ -32,7 +32,7 @@ def checkpoints_section(asking: Asking) -> Section:
 
 def _checkpoint(row: Row) -> Html:
     files, shown = whole(row["files"]), len(row["names"])
-    title = f"{row['name']}: step {whole(row['step']):,}, {row['role']}, rank {row['rank']}, {files} files, "
+    title = f"{row['name']}: step {whole(row['step']):,}, {row['role']}, rank {row['rank']}, {counted(files, 'file')}, "
     title += size(whole(row["bytes"]))
     cells: list[list[Child]] = [
         [str(name), size(whole(count)), code(str(digest))]

@@ -69,6 +69,11 @@ def figure(value: float | None) -> str:
     return f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def percent(share: float | None) -> str:
     """A share as percent."""
     return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.3g} %"
