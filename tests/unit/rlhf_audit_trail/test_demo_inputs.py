@@ -90,3 +90,17 @@ def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path, capsys: pytest
 
 def test_the_script_has_the_three_lines_that_are_shown() -> None:
     assert [line.partition("# added line ")[2][0] for line in added_lines()] == ["1", "2", "3"]
+
+
+def test_the_story_of_the_feedback_alone_shows_every_forgery_caught(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLHF_AUDIT_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("RLHF_AUDIT_CLICKHOUSE", "off")
+    flags = ["--out", str(tmp_path / "demo"), "--feedback-only", "--progress", "off"]
+    for _ in range(2):  # a folder that a demo made is made anew
+        assert cli.main(["demo", *flags]) == 0
+    text = capsys.readouterr().out
+    assert text.count("NO TRAINING IN THIS DEMO") == 2
+    assert text.count("as it should") == 16
+    assert "the expected checkpoint (size" in text
