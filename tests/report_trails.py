@@ -76,7 +76,7 @@ def write_run(folder: Path, events: list[Event]) -> None:
         add_run(trail, events)
 
 
-def add_run(trail: LocalTrail, events: list[Event], *, prefix: str = "rank") -> None:
+def add_run(trail: LocalTrail, events: list[Event], *, prefix: str = "rank", first_epoch: int = 0) -> None:
     """The same in a trail that is open."""
     lanes: dict[tuple[str, int], list[bytes]] = {}
     salts = Random(9)  # noqa: S311 - the same in every run
@@ -92,7 +92,7 @@ def add_run(trail: LocalTrail, events: list[Event], *, prefix: str = "rank") -> 
             batch = BatchBody(
                 ledger_id=trail.ledger_id,
                 producer=producer,
-                epoch=first // _BATCH,
+                epoch=first_epoch + first // _BATCH,
                 stream=known.stream,
                 partition=partition,
                 first_seq=0,

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,68 @@ def test_a_trail_that_was_changed_gets_a_page_that_says_so_and_exit_status_one(t
     text = (folder / "report-run.html").read_text(encoding="utf-8")
     assert "contradicted" in text.split("</header>")[0]
     assert "Level: agrees" not in text
+
+
+def changed(events: list[Event], kind: str, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> list[Event]:
+    """Events with those of a kind changed; ``change`` gets rank and record."""
+    return [(name, rank, record if name != kind else change(rank, dict(record))) for name, rank, record in events]
+
+
+def test_parts_of_sharded_gradients_are_added_up_and_what_is_not_finite_is_marked(tmp_path: Path) -> None:
+    require_chdb()
+    events = run_events(run_id="shards", steps=4, layers=1, ranks=2)
+    count = len(tensors_of(1)[0])
+    events = changed(events, "tensor_table", lambda rank, record: record | {"placements": ["shard"] * count})
+
+    def shard(rank: int, record: dict[str, Any]) -> dict[str, Any]:
+        squares = numpy.full(count, 9.0 if rank else 16.0)
+        broken = numpy.zeros(count, "<i8")
+        if rank and record["step"] == 3:
+            squares[0], broken[0] = numpy.nan, 5
+        packed = {"squared_norm_f64le": squares.tobytes(), "non_finite_i64le": broken.tobytes()}
+        return record | packed | {"placement": "shard"}
+
+    def update(rank: int, record: dict[str, Any]) -> dict[str, Any]:
+        return record | ({"loss": float("nan")} if record["step"] == 2 else {})
+
+    write_run(tmp_path / "trail", changed(changed(events, "gradient_stats", shard), "policy_update", update))
+    assert cli.main(["report", str(tmp_path / "trail"), "--no-memory"]) == 0
+    page = (tmp_path / "trail" / "report-shards.html").read_text(encoding="utf-8")
+    grid = grid_of(plots_of(page)["gradients"], 0)
+    assert grid[0].tolist() == [5.0, 5.0, numpy.inf, 5.0]
+    assert grid[1].tolist() == pytest.approx([75**0.5] * 4)  # three tensors of 9 + 16 each
+    assert "not finite in 1 cells" in section(page, "gradients")
+    assert "added up over the ranks" in section(page, "gradients")
+    assert "no replica to compare" in section(page, "replicas")
+    assert plots_of(page)["curve-loss"]["x"] == [1, 3, 4]
+    assert "The loss was not finite in 2 updates" in section(page, "curves")
+
+
+def test_a_step_made_again_after_a_restart_counts_once(tmp_path: Path) -> None:
+    require_chdb()
+    before = run_events(run_id="again", steps=5, ranks=2, is_ended=False, annotators=0)
+    after = [one for one in run_events(run_id="again", steps=6, ranks=2, annotators=0) if one[2].get("step", 9) > 3]
+    after = changed(after, "policy_update", lambda rank, record: record | {"loss": 7.0})
+    with LocalTrail(tmp_path / "trail") as trail:
+        add_run(trail, before)
+        add_run(trail, after, first_epoch=1)
+    assert cli.main(["report", str(tmp_path / "trail"), "--no-memory"]) == 0
+    page = (tmp_path / "trail" / "report-again.html").read_text(encoding="utf-8")
+    spec = plots_of(page)["curve-loss"]
+    assert spec["x"] == [1, 2, 3, 4, 5, 6]
+    assert spec["series"][0]["mean"][3:] == [7.0, 7.0, 7.0]
+    assert "4 updates are of steps made again" in section(page, "curves")
+    assert "2 ranks state the same statistics, to the last bit, in all 6 steps compared" in section(page, "replicas")
+
+
+def test_more_layers_than_rows_share_rows_and_the_largest_is_shown(tmp_path: Path) -> None:
+    require_chdb()
+    events = run_events(run_id="deep", steps=2, layers=300, ranks=1, annotators=0)
+    write_run(tmp_path / "trail", events)
+    assert cli.main(["report", str(tmp_path / "trail"), "--no-memory"]) == 0
+    spec = plots_of((tmp_path / "trail" / "report-deep.html").read_text(encoding="utf-8"))["gradients"]
+    assert len(spec["rows"]) == 151
+    assert spec["rows"][1] == "model.layers.1 to model.layers.2"
+    stats = [record for kind, _, record in events if kind == "gradient_stats"]
+    squares = numpy.frombuffer(stats[0]["squared_norm_f64le"], "<f8")[4:10].reshape(2, 3).sum(axis=1)
+    assert grid_of(spec, 0)[1, 0] == pytest.approx(squares.max() ** 0.5, rel=1e-6)

@@ -30,22 +30,24 @@ SELECT count() AS events, min(rank) AS first_rank, min(step) AS low, max(step) A
   groupUniqArray(placement) AS placements, countIf(placement != 'replicate') AS parts, max(tensor_count) AS tensors
 FROM audit_restricted.gradient_stats WHERE run_id = unhex({run:String})
 """
-_LAYERS = """
-SELECT rank, arrayDistinct(layers) AS layers FROM audit_restricted.tensor_table
-WHERE run_id = unhex({run:String}) ORDER BY rank, ts LIMIT 1 BY rank, table_sha256 LIMIT 4096
+# Layers of all ranks, in the order of the lowest rank's tensors: a place in this list is a row of the map.
+_ALL_LAYERS = """
+SELECT arrayDistinct(arrayFlatten(arrayMap(
+  one -> one.3, arraySort(one -> (one.1, one.2), groupArray((rank, at, layers)))
+)))
+FROM (
+  SELECT rank, layers, min(ts) AS at FROM audit_restricted.tensor_table
+  WHERE run_id = unhex({run:String}) GROUP BY rank, layers
+)
 """
-_CELLS = """
-WITH (
-  SELECT arrayDistinct(arrayFlatten(groupArray(layers))) FROM (
-    SELECT layers FROM audit_restricted.tensor_table WHERE run_id = unhex({run:String}) ORDER BY rank, ts
-    LIMIT 1 BY rank, table_sha256
-  )
-) AS all_layers
+_LAYERS = f"SELECT ({_ALL_LAYERS}) AS layers"
+_CELLS = f"""
+WITH ({_ALL_LAYERS}) AS all_layers
 SELECT place, row, max(sqrt(square)) AS norm, max(largest) AS max_abs, max(is_broken) AS broken FROM (
-  SELECT intDiv(step - {low:Int64}, {width:Int64}) AS place, step, row, sum(square) AS square, max(largest) AS largest,
-    max(is_broken) AS is_broken
+  SELECT intDiv(step - {{low:Int64}}, {{width:Int64}}) AS place, row, sum(square) AS square,
+    max(largest) AS largest, max(is_broken) AS is_broken
   FROM (
-    SELECT step, rank, layer, intDiv(layer - 1, {height:UInt32}) AS row, max(square) AS square,
+    SELECT step, rank, layer, intDiv(layer - 1, {{height:UInt32}}) AS row, max(square) AS square,
       max(largest) AS largest, max(is_broken) AS is_broken
     FROM (
       SELECT step, rank, seq, epoch, layer,
@@ -58,22 +60,22 @@ SELECT place, row, max(sqrt(square)) AS norm, max(largest) AS max_abs, max(is_br
         INNER JOIN (
           SELECT rank, table_sha256, any(placements) AS placements,
             arrayMap(layer -> indexOf(all_layers, layer), any(layers)) AS layer_numbers
-          FROM audit_restricted.tensor_table WHERE run_id = unhex({run:String}) GROUP BY rank, table_sha256
+          FROM audit_restricted.tensor_table WHERE run_id = unhex({{run:String}}) GROUP BY rank, table_sha256
         ) AS t ON s.rank = t.rank AND s.table_sha256 = t.table_sha256
-        WHERE s.run_id = unhex({run:String}) AND (s.placement != 'replicate' OR s.rank = {rank:Int32})
-          AND (step - {low:Int64}) % {stride:Int64} = 0
+        WHERE s.run_id = unhex({{run:String}}) AND (s.placement != 'replicate' OR s.rank = {{rank:Int32}})
+          AND (step - {{low:Int64}}) % {{stride:Int64}} = 0
       )
       ARRAY JOIN layer_numbers AS layer, placements AS placement, squares AS one_square, maxima AS one_max,
         broken AS one_broken
-      WHERE placement = 'shard' OR rank = {rank:Int32}
+      WHERE placement = 'shard' OR rank = {{rank:Int32}}
       GROUP BY step, rank, epoch, seq, layer
     )
     GROUP BY step, rank, layer
   )
-  GROUP BY place, step, row
+  GROUP BY place, step, layer, row
 )
 GROUP BY place, row ORDER BY place, row
-"""
+"""  # noqa: S608 - constants of this module
 
 
 def gradients_section(asking: Asking) -> Section:
@@ -81,7 +83,7 @@ def gradients_section(asking: Asking) -> Section:
     extent = asking.row(_EXTENT)
     if not whole(extent.get("events")):
         return Section("gradients", "Gradients", note("No gradient statistics are recorded."))
-    layers = list(dict.fromkeys(str(layer) for row in asking.rows(_LAYERS) for layer in row["layers"]))
+    layers = [str(layer) for layer in asking.row(_LAYERS).get("layers") or ()]
     if not layers:
         return Section("gradients", "Gradients", note("The table that names the tensors is missing.", "bad"))
     low, high = whole(extent["low"]), whole(extent["high"])
