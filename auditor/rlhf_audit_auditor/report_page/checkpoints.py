@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlhf_audit_auditor.report_page.asking import Asking, Row, Section, text_of, whole
-from rlhf_audit_auditor.report_page.markup import Child, Html, code, counted, folded, join, note, size, table, tag
+from rlhf_audit_auditor.report_page.markup import Html, code, counted, folded, join, note, size, tag
 
 _MAX_CHECKPOINTS, _MAX_FILES = 60, 40
 
@@ -34,16 +34,16 @@ def _checkpoint(row: Row) -> Html:
     files, shown = whole(row["files"]), len(row["names"])
     title = f"{row['name']}: step {whole(row['step']):,}, {row['role']}, rank {row['rank']}, {counted(files, 'file')}, "
     title += size(whole(row["bytes"]))
-    cells: list[list[Child]] = [
-        [str(name), size(whole(count)), code(str(digest))]
+    listed = join(
+        tag("div", tag("dt", str(name)), tag("dd", size(whole(count))), tag("dd", code(str(digest))))
         for name, count, digest in zip(row["names"], row["sizes"], row["digests"], strict=True)
-    ]
+    )
     inside = [
         tag("p", "All files: ", code(str(row["files_sha256"]))),
         tag("p", f"Tensors ({whole(row['tensor_count']):,}): ", code(str(row["tensor_root"])))
         if text_of(row["tensor_root"])
         else Html(""),
-        table(["file", "bytes", "SHA-256"], cells, numbers=(1,)),
+        tag("dl", listed, class_="files"),
     ]
     if files > shown:
         inside.append(note(f"{files - shown:,} more files are not listed; the digest of all files covers them."))
