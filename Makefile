@@ -23,6 +23,7 @@ ROOTS := schemas ledger stores producers processors sinks auditor trail
 CODE := $(wildcard $(ROOTS) tests benchmarks examples)
 PYTEST := $(BIN)/python -m pytest
 QUICK := $(wildcard tests/unit tests/vectors)
+TRAINS := $(wildcard tests/training tests/integration/test_demo.py)  # in a process of their own: torch is 0.5 GiB
 
 .PHONY: help install demo check test bench interop lock clean
 
@@ -62,7 +63,8 @@ check: $(STAMP)  ## format, lint, types, import contracts, unit tests offline wi
 	$(PYTEST) $(QUICK) --cov --cov-report=term
 
 test: check $(TRAINED)  ## check, then contract, crash, integration, training, demo, minimal install and interop
-	$(PYTEST) tests $(addprefix --ignore=,$(QUICK))
+	$(PYTEST) tests $(addprefix --ignore=,$(QUICK) $(TRAINS))
+	$(PYTEST) $(TRAINS)
 
 interop: $(STAMP)  ## programs nobody here wrote judge our logs and our forgeries (needs Go)
 	$(PYTEST) tests/interop
