@@ -115,10 +115,9 @@ def test_ranks_that_never_appeared_are_named() -> None:
 
 @given(text=st.one_of(st.just(HOSTILE), st.text(max_size=50)))
 def test_no_text_of_an_event_becomes_markup(text: str) -> None:
-    start = START | {
-        name: text
-        for name in ("trainer", "algorithm", "model_name", "code_commit", "python", "parent_run_id", "run_id")
-    }
+    start = START | dict.fromkeys(
+        ("trainer", "algorithm", "model_name", "code_commit", "python", "parent_run_id", "run_id"), text
+    )
     start |= {"packages": [text], "reward_names": [text]}
     plain = Parsed(page_of(started(START | {"parent_run_id": "x", "reward_names": ["x"]}), "run"))
     parsed = Parsed(page_of(started(start), text))
