@@ -43,6 +43,7 @@ from rlhf_audit_ledger.state import first_state, genesis_entry
 from rlhf_audit_ledger.vault import VaultRecord, seal_vault, vault_key_id
 from rlhf_audit_schemas.codec import schema_sha256
 from rlhf_audit_schemas.kinds import KINDS
+from rlhf_audit_stores.kafka.wire import schema_fingerprint, with_header
 
 GOLDEN_FILE = Path(__file__).with_name("golden.json")
 FULL_BYTES = 100  # longer values stand in the document as length and SHA-256
@@ -211,6 +212,11 @@ class _Scenario:
             "tick.body": self._tick_body(1),
             "tick.value": self.tick,
             "schema_add.value": self.schema_add,
+            "wire.fingerprint.event_batch": schema_fingerprint("EventBatch"),
+            "wire.fingerprint.control": schema_fingerprint("Control"),
+            "wire.fingerprint.sealed_record": schema_fingerprint("SealedRecord"),
+            "wire.single_object": with_header(self.final.value),
+            "wire.confluent": with_header(self.final.value, schema_id=258),
         }
 
     def sealed(self) -> dict[str, bytes]:
