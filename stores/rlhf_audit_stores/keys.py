@@ -104,7 +104,7 @@ def load_keys(folder: Path) -> TrailKeys:
 def load_secret(path: Path) -> Secret:
     """Read one file of 64 hex digits, such as a vault key given on its own. Raises ConfigError as ``load_keys``."""
     try:
-        value = bytes.fromhex(_read_line(path))
+        value = bytes.fromhex(read_private_text(path))
     except ValueError:
         value = b""
     if len(value) != KEY_BYTES:
@@ -128,7 +128,7 @@ def _path(folder: Path, name: str) -> Path:
 def _load_signer(folder: Path, name: str) -> Signer:
     path = _path(folder, name)
     try:
-        written_name, signer = parse_private_key(_read_line(path))
+        written_name, signer = parse_private_key(read_private_text(path))
     except FormatError as error:
         raise ConfigError(f"{path} is not a signing key ({error}): put the right file back") from None
     if written_name != _NAME_PREFIX + name:
@@ -138,8 +138,8 @@ def _load_signer(folder: Path, name: str) -> Signer:
     return signer
 
 
-def _read_line(path: Path) -> str:
-    """The text of a key file without its newline, after checking who may read it."""
+def read_private_text(path: Path) -> str:
+    """The text of a file of secrets without its last newline. Raises ConfigError if others may read it."""
     try:
         mode = path.stat().st_mode
         if stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO):

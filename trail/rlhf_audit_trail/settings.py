@@ -8,12 +8,15 @@ Operations only. What shapes the bytes of a ledger (``log_name``,
 ``window_seconds``) is copied into its genesis when the ledger begins; from then
 on the genesis rules and the setting is read no more.
 
-No module-level settings object, and no secret ever stands here: keys are files.
+No module-level settings object, and no secret ever stands here: keys and
+passwords are files. The file may have a table ``[kafka.librdkafka]`` and one
+``[kafka.aiokafka]``, whose settings are passed to those clients as they are.
 """
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -24,6 +27,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_stores.kafka.settings import (
+    SASL_MECHANISMS,
+    SECURITY_PROTOCOLS,
+    KafkaSettings,
+    SecretFile,
+    SecurityProtocol,
+    Value,
+    read_pass_through,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -40,6 +52,10 @@ _NOT_SETTINGS: Final = frozenset(
     {"RLHF_AUDIT_DEBUG", "RLHF_AUDIT_SHARED_DATA", "RLHF_AUDIT_STATE", "RLHF_AUDIT_RUN_ID"}
 )
 
+_KAFKA_TABLE: Final = "kafka"
+_PASSED_TO: Final = ("librdkafka", "aiokafka")
+
+_TOPIC_PREFIX = re.compile(r"[a-zA-Z0-9._-]*")  # what Kafka allows in a topic's name
 _LOG_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*(/[a-z0-9.-]+)*")  # a URL without scheme
 
 ProgressMode = Literal["auto", "on", "off"]
@@ -56,8 +72,28 @@ class Settings:
     progress: ProgressMode
     clickhouse: ProgressMode
     query_port: int
+    brokers: str
+    topic_prefix: str
+    kafka_security_protocol: str
+    kafka_sasl_mechanism: str
+    kafka_username: str
+    kafka_password_file: str
+    kafka_ca_file: str
+    kafka_certificate_file: str
+    kafka_key_file: str
+    kafka: KafkaSettings | None
+    """The keys before as one value; None without brokers."""
     origins: Mapping[str, str]
     """Key -> where its value came from, in words a person can act on."""
+
+    def need_kafka(self) -> KafkaSettings:
+        """The brokers. Raises ConfigError, saying where to name them, if nobody did."""
+        if self.kafka is None:
+            raise ConfigError(
+                f'no brokers named: pass --brokers host:port, set {PREFIX}BROKERS, or write brokers = "host:port" into '
+                f"{CONFIG_FILE} (`rlhf-audit kafka up` starts some here)"
+            )
+        return self.kafka
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +142,34 @@ def _path(raw: object) -> str:
     return raw
 
 
+def _text(raw: object) -> str:
+    if not isinstance(raw, str) or "\0" in raw:
+        raise ValueError("expected a text")
+    return raw
+
+
+def _topic_prefix(raw: object) -> str:
+    if not isinstance(raw, str) or len(raw) > 100 or not _TOPIC_PREFIX.fullmatch(raw):
+        raise ValueError("expected letters, digits, dot, dash and underscore, at most 100")
+    return raw
+
+
+def _one_of(*words: str) -> Callable[[object], str]:
+    def parse(raw: object) -> str:
+        if raw not in words:
+            raise ValueError(f"expected one of {', '.join(word or '(empty)' for word in words)}")
+        return str(raw)
+
+    return parse
+
+
+def _ip_address(raw: object) -> str:
+    try:
+        return str(ipaddress.IPv4Address(raw))
+    except ValueError:
+        raise ValueError("expected an IPv4 address, 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
+
+
 KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
     {
         key.name: key
@@ -119,9 +183,24 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
             SettingKey(
                 "query_port", 0, _whole_number(0, 65535), "loopback port of ClickHouse HTTP; 0 takes a free one"
             ),
+            SettingKey("metrics_host", "127.0.0.1", _ip_address, "address for /metrics, /healthz, /readyz of a worker"),
+            SettingKey("metrics_port", 0, _whole_number(0, 65535), "port of these pages; 0 takes a free one"),
+            SettingKey("brokers", "", _text, "Kafka brokers to ask first, host:port,host:port; empty: no Kafka"),
+            SettingKey("topic_prefix", "", _topic_prefix, "what the names of topics and groups begin with"),
+            SettingKey(
+                "kafka_security_protocol", "PLAINTEXT", _one_of(*SECURITY_PROTOCOLS), "how the brokers are spoken to"
+            ),
+            SettingKey("kafka_sasl_mechanism", "", _one_of("", *SASL_MECHANISMS), "how to log in to the brokers"),
+            SettingKey("kafka_username", "", _text, "who we are to the brokers"),
+            SettingKey("kafka_password_file", "", _text, "file (0600) that holds the password"),
+            SettingKey("kafka_ca_file", "", _text, "certificates (PEM) that vouch for the brokers"),
+            SettingKey("kafka_certificate_file", "", _text, "our own certificate (PEM), for mutual TLS"),
+            SettingKey("kafka_key_file", "", _text, "the key of our certificate (PEM, 0600)"),
         )
     }
 )
+
+_KAFKA_KEYS: Final = tuple(name for name in KEYS if name in ("brokers", "topic_prefix") or name.startswith("kafka_"))
 
 
 def load_settings(
@@ -132,10 +211,12 @@ def load_settings(
     A flag of None counts as not given. Raises ConfigError if a key is unknown
     or a value invalid, whichever source it stands in, even one that is overridden.
     """
+    written = _from_file(directory / CONFIG_FILE)
+    passed = _passed_through(directory, written.pop(_KAFKA_TABLE, {}))
     sources: list[tuple[Callable[[SettingKey], str], Mapping[str, object]]] = [
         (lambda key: f"flag {key.flag}", {k: v for k, v in (flags or {}).items() if v is not None}),
         (lambda key: f"environment {key.variable}", _from_environment(os.environ if environ is None else environ)),
-        (lambda key: f"file {directory / CONFIG_FILE}", _from_file(directory / CONFIG_FILE)),
+        (lambda key: f"file {directory / CONFIG_FILE}", written),
     ]
     values: dict[str, str | int] = {}
     origins: dict[str, str] = {}
@@ -160,6 +241,10 @@ def load_settings(
         progress=cast(ProgressMode, values["progress"]),
         clickhouse=cast(ProgressMode, values["clickhouse"]),
         query_port=int(values["query_port"]),
+        metrics_host=str(values["metrics_host"]),
+        metrics_port=int(values["metrics_port"]),
+        **{name: str(values[name]) for name in _KAFKA_KEYS},
+        kafka=_kafka_settings(directory, {name: str(values[name]) for name in _KAFKA_KEYS}, passed),
         origins=MappingProxyType({name: origins[name] for name in KEYS}),
     )
 
@@ -172,7 +257,7 @@ def add_setting_flags(parser: argparse.ArgumentParser, *names: str) -> None:
             key.flag,
             dest=f"setting_{name}",
             metavar="VALUE",
-            help=f"{key.help} (default {key.default}; environment {key.variable})",
+            help=f"{key.help} (default {'empty' if key.default == '' else key.default}; environment {key.variable})",
         )
 
 
@@ -180,6 +265,44 @@ def settings_of(args: argparse.Namespace, directory: Path) -> Settings:
     """The settings of one command call, its flags included."""
     given = vars(args)
     return load_settings(directory, flags={name: given.get(f"setting_{name}") for name in KEYS})
+
+
+def _kafka_settings(
+    directory: Path, values: Mapping[str, str], passed: Mapping[str, Mapping[str, Value | SecretFile]]
+) -> KafkaSettings | None:
+    def path(name: str) -> Path | None:
+        return directory / values[name] if values[name] else None
+
+    if not values["brokers"]:
+        return None
+    return KafkaSettings(
+        brokers=values["brokers"],
+        topic_prefix=values["topic_prefix"],
+        security_protocol=cast(SecurityProtocol, values["kafka_security_protocol"]),
+        sasl_mechanism=values["kafka_sasl_mechanism"] or None,
+        username=values["kafka_username"] or None,
+        password_file=path("kafka_password_file"),
+        ca_file=path("kafka_ca_file"),
+        certificate_file=path("kafka_certificate_file"),
+        key_file=path("kafka_key_file"),
+        librdkafka_extra=passed["librdkafka"],
+        aiokafka_extra=passed["aiokafka"],
+    )
+
+
+def _passed_through(directory: Path, table: object) -> dict[str, dict[str, Value | SecretFile]]:
+    """The settings for each client; files are named relative to the trail, like all others."""
+    where = f"{directory / CONFIG_FILE}: [{_KAFKA_TABLE}]"
+    if not isinstance(table, dict) or not set(table) <= set(_PASSED_TO):
+        raise ConfigError(f"{where}: expected the tables {' and '.join(f'[{_KAFKA_TABLE}.{n}]' for n in _PASSED_TO)}")
+    found: dict[str, dict[str, Value | SecretFile]] = {}
+    for client in _PASSED_TO:
+        given = read_pass_through(f"{directory / CONFIG_FILE}: [{_KAFKA_TABLE}.{client}]", table.get(client, {}))
+        found[client] = {
+            name: SecretFile(directory / value.path) if isinstance(value, SecretFile) else value
+            for name, value in given.items()
+        }
+    return found
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
@@ -207,7 +330,7 @@ def _from_file(path: Path) -> dict[str, object]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     for name in found:
-        if name not in KEYS:
+        if name not in KEYS and name != _KAFKA_TABLE:
             raise ConfigError(f"{path}: unknown key {name!r}{_nearest(name, KEYS)}")
     return found
 
