@@ -72,6 +72,8 @@ class Settings:
     progress: ProgressMode
     clickhouse: ProgressMode
     query_port: int
+    metrics_host: str
+    metrics_port: int
     brokers: str
     topic_prefix: str
     kafka_security_protocol: str
