@@ -46,12 +46,14 @@ _CONFLUENT_BYTES = 5
 _MAX_HEADER_BYTES = 4096  # a SealHeader holds one producer id of 200 bytes and fixed parts; more is none
 
 
-def with_header(value: bytes, *, schema_id: int | None = None) -> bytes:
+def with_header(value: bytes, *, schema_id: int | None = None, record: RecordName | None = None) -> bytes:
     """``value`` behind a Confluent header with ``schema_id``, or without one behind a single-object header.
 
-    A value that is none of ours stays as it is: no schema describes it.
+    A value that is none of ours stays as it is: no schema describes it. Who has just made the value says which
+    ``record`` it is and saves looking (30 us for a sealed record).
     """
-    record = record_of(value)
+    if record is None:
+        record = record_of(value)
     if record is None:
         return value
     if schema_id is None:
