@@ -29,11 +29,11 @@ from rlhf_audit_ledger.merkle import leaf_hashes
 from rlhf_audit_ledger.note import split_note
 from rlhf_audit_ledger.objects import GLOBAL_PREFIX
 from rlhf_audit_ledger.tiles import Edge, TileReader, grow, load_edge
-from rlhf_audit_processors.recovery import RefusedToGoOnError
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.disk import Disk
 from rlhf_audit_stores.durable import replace_file_durably
 from rlhf_audit_stores.objects import NotStoredError, ObjectStore, Version
+from rlhf_audit_stores.stored_state import RefusedToGoOnError
 
 _CHECKPOINT = f"{GLOBAL_PREFIX}/checkpoint"
 

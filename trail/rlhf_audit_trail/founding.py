@@ -23,9 +23,9 @@ from rlhf_audit_ledger.genesis import (
 from rlhf_audit_ledger.globallog import genesis_leaf, genesis_of, signature_leaf, signature_of
 from rlhf_audit_ledger.ids import global_origin, log_origin
 from rlhf_audit_ledger.note import key_for_origin
-from rlhf_audit_processors.recovery import RefusedToGoOnError
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_schemas.kinds import shipped_schemas
+from rlhf_audit_stores.stored_state import RefusedToGoOnError
 
 LOCAL_STREAMS = ("annotations", "gradients", "lifecycle", "released")
 
