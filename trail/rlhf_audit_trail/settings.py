@@ -9,8 +9,9 @@ Operations only. What shapes the bytes of a ledger (``log_name``,
 on the genesis rules and the setting is read no more.
 
 No module-level settings object, and no secret ever stands here: keys and
-passwords are files. The file may have a table ``[kafka.librdkafka]`` and one
-``[kafka.aiokafka]``, whose settings are passed to those clients as they are.
+passwords are files. The file may have tables ``[kafka.librdkafka]``,
+``[kafka.aiokafka]`` and ``[kafka.schema_registry]``, whose settings are passed
+to those clients as they are.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from rlhf_audit_stores.kafka.settings import (
 if TYPE_CHECKING:
     import argparse
 
+    from rlhf_audit_stores.kafka.registry import Registry
+
 PREFIX: Final = "RLHF_AUDIT_"
 CONFIG_FILE: Final = "config.toml"
 DEFAULT_DIRECTORY: Final = Path("rlhf-audit")
@@ -53,7 +56,7 @@ _NOT_SETTINGS: Final = frozenset(
 )
 
 _KAFKA_TABLE: Final = "kafka"
-_PASSED_TO: Final = ("librdkafka", "aiokafka")
+_PASSED_TO: Final = ("librdkafka", "aiokafka", "schema_registry")
 
 _TOPIC_PREFIX = re.compile(r"[a-zA-Z0-9._-]*")  # what Kafka allows in a topic's name
 _LOG_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*(/[a-z0-9.-]+)*")  # a URL without scheme
@@ -85,6 +88,9 @@ class Settings:
     kafka_key_file: str
     kafka: KafkaSettings | None
     """The keys before as one value; None without brokers."""
+    schema_registry_url: str
+    schema_registry: Mapping[str, Value | SecretFile]
+    """What config.toml passes to the registry's client."""
     origins: Mapping[str, str]
     """Key -> where its value came from, in words a person can act on."""
 
@@ -96,6 +102,12 @@ class Settings:
                 f"{CONFIG_FILE} (`rlhf-audit kafka up` starts some here)"
             )
         return self.kafka
+
+    def open_registry(self) -> Registry | None:
+        """A client of the schema registry, to be closed; None if there is none."""
+        from rlhf_audit_stores.kafka.registry import Registry
+
+        return Registry(self.schema_registry_url, self.schema_registry) if self.schema_registry_url else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,12 @@ def _text(raw: object) -> str:
     return raw
 
 
+def _url(raw: object) -> str:
+    if raw and not (isinstance(raw, str) and re.fullmatch(r"https?://[^\s@]+", raw)):
+        raise ValueError("expected http://host:port/path without a password; [kafka.schema_registry] takes one")
+    return str(raw or "")
+
+
 def _topic_prefix(raw: object) -> str:
     if not isinstance(raw, str) or len(raw) > 100 or not _TOPIC_PREFIX.fullmatch(raw):
         raise ValueError("expected letters, digits, dot, dash and underscore, at most 100")
@@ -198,6 +216,7 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
             SettingKey("kafka_ca_file", "", _text, "certificates (PEM) that vouch for the brokers"),
             SettingKey("kafka_certificate_file", "", _text, "our own certificate (PEM), for mutual TLS"),
             SettingKey("kafka_key_file", "", _text, "the key of our certificate (PEM, 0600)"),
+            SettingKey("schema_registry_url", "", _url, "Confluent-compatible Schema Registry; empty: none"),
         )
     }
 )
@@ -247,6 +266,8 @@ def load_settings(
         metrics_port=int(values["metrics_port"]),
         **{name: str(values[name]) for name in _KAFKA_KEYS},
         kafka=_kafka_settings(directory, {name: str(values[name]) for name in _KAFKA_KEYS}, passed),
+        schema_registry_url=str(values["schema_registry_url"]),
+        schema_registry=MappingProxyType(passed["schema_registry"]),
         origins=MappingProxyType({name: origins[name] for name in KEYS}),
     )
 
@@ -296,7 +317,7 @@ def _passed_through(directory: Path, table: object) -> dict[str, dict[str, Value
     """The settings for each client; files are named relative to the trail, like all others."""
     where = f"{directory / CONFIG_FILE}: [{_KAFKA_TABLE}]"
     if not isinstance(table, dict) or not set(table) <= set(_PASSED_TO):
-        raise ConfigError(f"{where}: expected the tables {' and '.join(f'[{_KAFKA_TABLE}.{n}]' for n in _PASSED_TO)}")
+        raise ConfigError(f"{where}: expected the tables {', '.join(f'[{_KAFKA_TABLE}.{n}]' for n in _PASSED_TO)}")
     found: dict[str, dict[str, Value | SecretFile]] = {}
     for client in _PASSED_TO:
         given = read_pass_through(f"{directory / CONFIG_FILE}: [{_KAFKA_TABLE}.{client}]", table.get(client, {}))

@@ -28,7 +28,9 @@ from rlhf_audit_schemas.codec import schema_bytes
 from rlhf_audit_schemas.errors import ConfigError, TransportError
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import make_folders_durably, replace_file_durably
+from rlhf_audit_stores.kafka.settings import SecretFile
 from rlhf_audit_stores.kafka.wire import SCHEMA_FILES, RecordName, record_of, with_header
+from rlhf_audit_stores.keys import read_private_text
 
 if TYPE_CHECKING:
     from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
@@ -53,14 +55,21 @@ class RefusedByRegistryError(ConfigError):
 
 
 class Registry:
-    """A registry by its URL. ``settings`` are passed to the client: ``basic.auth.user.info``, ``ssl.ca.location``."""
+    """A registry by its URL. ``settings`` are passed to the client: ``ssl.ca.location``, ``basic.auth.user.info``.
+
+    A secret stands in a file of its own.
+    """
 
     def __init__(self, url: str, settings: Mapping[str, object] | None = None) -> None:
         from confluent_kafka.schema_registry import SchemaRegistryClient
 
         self.url = url
+        passed = {
+            name: read_private_text(value.path) if isinstance(value, SecretFile) else value
+            for name, value in (settings or {}).items()
+        }
         try:
-            client: SchemaRegistryClient = SchemaRegistryClient({**_CLIENT, "url": url, **(settings or {})})
+            client: SchemaRegistryClient = SchemaRegistryClient({**_CLIENT, "url": url, **passed})
         except (ValueError, TypeError) as error:
             raise ConfigError(f"schema_registry_url: the client does not take {url!r} or its settings") from error
         self._client = client

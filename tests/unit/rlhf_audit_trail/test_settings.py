@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_stores.kafka.settings import SecretFile
 from rlhf_audit_trail.settings import KEYS, load_settings
 
 
@@ -139,3 +140,21 @@ def test_any_value_is_accepted_or_refused_with_our_own_error(name: str, raw: obj
     except ConfigError:
         return
     assert settings.origins[name] == ("default" if raw is None else f"flag {KEYS[name].flag}")
+
+
+def test_a_registry_s_password_stands_in_a_file_and_in_no_setting(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="schema_registry_url: expected"):
+        load_settings(tmp_path, environ={"RLHF_AUDIT_SCHEMA_REGISTRY_URL": "http://me:mine@host/api"})
+    write_config(
+        tmp_path,
+        'schema_registry_url = "http://host:8081"\n[kafka.schema_registry]\nbasic.auth.user.info = { file = "who" }\n',
+    )
+    settings = load_settings(tmp_path, environ={})
+    assert settings.schema_registry_url == "http://host:8081"
+    assert dict(settings.schema_registry) == {"basic.auth.user.info": SecretFile(tmp_path / "who")}
+    (tmp_path / "who").touch(0o600)
+    (tmp_path / "who").write_text("me:mine\n", encoding="utf-8")
+    registry = settings.open_registry()
+    assert registry is not None
+    registry.close()
+    assert load_settings(tmp_path / "elsewhere", environ={}).open_registry() is None
