@@ -7,7 +7,9 @@ the sequencer's stage, and a process that dies in between finds it there.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.genesis import (
@@ -25,9 +27,8 @@ from rlhf_audit_ledger.ids import global_origin, log_origin
 from rlhf_audit_ledger.note import key_for_origin
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_schemas.kinds import shipped_schemas
+from rlhf_audit_trail.settings import STREAMS
 from rlhf_audit_stores.stored_state import RefusedToGoOnError
-
-LOCAL_STREAMS = ("annotations", "gradients", "lifecycle", "released")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,18 @@ class Ledger:
         return [key_for_origin(key, origin).format() for origin in origins]
 
 
-def new_genesis(*, log_name: str, window_seconds: int, now_us: int, root: bytes, log: bytes, ticker: bytes) -> Genesis:
-    """A genesis for public keys ``root``, ``log`` and ``ticker`` with the default partitions."""
+def new_genesis(
+    *,
+    log_name: str,
+    window_seconds: int,
+    now_us: int,
+    root: bytes,
+    log: bytes,
+    ticker: bytes,
+    partitions: Mapping[str, int] = MappingProxyType({}),
+) -> Genesis:
+    """A genesis for public keys ``root``, ``log`` and ``ticker``; streams without a number get the default one."""
+    counts = DEFAULT_PARTITIONS | dict(partitions)
     return Genesis(
         log_name=log_name,
         nonce=os.urandom(32),
@@ -61,9 +72,7 @@ def new_genesis(*, log_name: str, window_seconds: int, now_us: int, root: bytes,
         root_key=root,
         log_key=log,
         signers=(KeyRole("ticker", ticker),),
-        streams=tuple(
-            StreamSettings(name, DEFAULT_PARTITIONS[name], window_seconds * 1_000_000) for name in LOCAL_STREAMS
-        ),
+        streams=tuple(StreamSettings(name, counts[name], window_seconds * 1_000_000) for name in STREAMS),
         schemas=tuple(SchemaEntry(*entry) for entry in shipped_schemas()),
     )
 

@@ -59,6 +59,7 @@ def _found(directory: Path, settings: Settings, disk: Disk | None) -> None:
         directory,
         log_name=settings.log_name,
         window_seconds=settings.window_seconds,
+        partitions=settings.partitions,
         vault_dir=settings.vault_dir,
         disk=disk,
     ):

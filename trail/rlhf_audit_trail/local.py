@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.objects import SEGMENT, parse_segment_name, segment_name
@@ -49,6 +49,7 @@ class LocalTrail:
         *,
         log_name: str = "rlhf-audit.local",
         window_seconds: int = 10,
+        partitions: Mapping[str, int] = MappingProxyType({}),
         vault_dir: Path | None = None,
         disk: Disk | None = None,
         clock_us: Callable[[], int] = _now_us,
@@ -62,6 +63,7 @@ class LocalTrail:
         self._vault_dir = directory / "vault" if vault_dir is None else vault_dir
         self._log_name = log_name
         self._window_seconds = window_seconds
+        self._new_partitions = partitions
         self._parts: dict[tuple[str, int], LocalPartition] = {}
         self._touched: set[tuple[str, int]] = set()
         self._unpublished: list[bytes] = []
@@ -125,6 +127,7 @@ class LocalTrail:
         genesis = new_genesis(
             log_name=self._log_name,
             window_seconds=self._window_seconds,
+            partitions=self._new_partitions,
             now_us=self._clock_us(),
             root=self._keys.root.public_key,
             log=self._keys.log.public_key,

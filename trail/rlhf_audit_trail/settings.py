@@ -5,7 +5,7 @@ Order, first found wins::
     flag  >  environment RLHF_AUDIT_<KEY>  >  <trail's directory>/config.toml  >  default
 
 Operations only. What shapes the bytes of a ledger (``log_name``,
-``window_seconds``) is copied into its genesis when the ledger begins; from then
+``window_seconds``, ``partitions``) is copied into its genesis when the ledger begins; from then
 on the genesis rules and the setting is read no more.
 
 No module-level settings object, and no secret ever stands here: keys and
@@ -47,6 +47,11 @@ PREFIX: Final = "RLHF_AUDIT_"
 CONFIG_FILE: Final = "config.toml"
 DEFAULT_DIRECTORY: Final = Path("rlhf-audit")
 MAX_BATCH_EVENTS: Final = 4096  # format section 2: a batch holds at most this many events
+STREAMS: Final = ("annotations", "gradients", "lifecycle", "released")
+MAX_PARTITIONS: Final = 1024  # each is a log of its own with a key, a checkpoint and a sealer's state
+_PARTITIONS_WANTED: Final = (
+    f"expected stream=count,stream=count with streams {', '.join(STREAMS)} and counts from 1 to {MAX_PARTITIONS}"
+)
 MAX_WINDOW_SECONDS: Final = 86_400  # a longer window would leave a day's events without a signature
 
 # Read elsewhere, and no settings: the traceback switch, where the tests find real data, where `verify` remembers, which
@@ -70,6 +75,7 @@ class Settings:
 
     log_name: str
     window_seconds: int
+    partitions: Mapping[str, int]
     batch_events: int
     vault_dir: Path
     progress: ProgressMode
@@ -174,6 +180,25 @@ def _topic_prefix(raw: object) -> str:
     return raw
 
 
+def _partitions(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise ValueError(_PARTITIONS_WANTED)
+    _counts(raw)
+    return raw
+
+
+def _counts(text: str) -> dict[str, int]:
+    """``stream=count,stream=count``. Raises ValueError for anything else."""
+    counts: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        stream, _, number = part.strip().partition("=")
+        is_count = re.fullmatch(r"[1-9][0-9]{0,3}", number) is not None and int(number) <= MAX_PARTITIONS
+        if stream not in STREAMS or stream in counts or not is_count:
+            raise ValueError(_PARTITIONS_WANTED)
+        counts[stream] = int(number)
+    return counts
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(raw: object) -> str:
         if raw not in words:
@@ -195,6 +220,9 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
         key.name: key
         for key in (
             SettingKey("log_name", "rlhf-audit.local", _log_name, "name of the log, a URL without scheme"),
+            SettingKey(
+                "partitions", "", _partitions, "partitions of a new ledger's streams, such as annotations=8,gradients=8"
+            ),
             SettingKey("window_seconds", 10, _whole_number(1, MAX_WINDOW_SECONDS), "length of a window"),
             SettingKey("batch_events", 1024, _whole_number(1, MAX_BATCH_EVENTS), "events in one batch at most"),
             SettingKey("vault_dir", "vault", _path, "folder of the encrypted payloads, relative to the trail"),
@@ -257,6 +285,7 @@ def load_settings(
     return Settings(
         log_name=str(values["log_name"]),
         window_seconds=int(values["window_seconds"]),
+        partitions=MappingProxyType(_counts(str(values["partitions"]))),
         batch_events=int(values["batch_events"]),
         vault_dir=directory / str(values["vault_dir"]),
         progress=cast(ProgressMode, values["progress"]),

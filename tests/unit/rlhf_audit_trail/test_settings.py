@@ -158,3 +158,14 @@ def test_a_registry_s_password_stands_in_a_file_and_in_no_setting(tmp_path: Path
     assert registry is not None
     registry.close()
     assert load_settings(tmp_path / "elsewhere", environ={}).open_registry() is None
+
+
+def test_partitions_are_counts_of_known_streams(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, environ={"RLHF_AUDIT_PARTITIONS": "annotations=8, gradients=2"})
+    assert dict(settings.partitions) == {"annotations": 8, "gradients": 2}
+
+
+@pytest.mark.parametrize("text", ["8", "annotations=0", "annotations=1025", "annotation=2", "gradients=1,gradients=2"])
+def test_other_partitions_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="stream=count"):
+        load_settings(tmp_path, environ={"RLHF_AUDIT_PARTITIONS": text})

@@ -76,7 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-missing-columns", action="store_true", help="columns that the first rows lack are fine")
     add("--dry-run", action="store_true", help="map the first rows, show what would happen, write nothing")
     add("--json", action="store_true", help="the report for machines")
-    add_setting_flags(parser, "batch_events", "log_name", "window_seconds", "progress", "clickhouse", "query_port")
+    add_setting_flags(
+        parser, "batch_events", "log_name", "window_seconds", "partitions", "progress", "clickhouse", "query_port"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,6 +163,7 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
             args.out,
             log_name=settings.log_name,
             window_seconds=settings.window_seconds,
+            partitions=settings.partitions,
             vault_dir=settings.vault_dir,
             sinks=sinks,
         ) as trail,

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="trail (default %(default)s)"
     )
     parser.add_argument("--until-idle", action="store_true", help="end when nobody records any more")
-    add_setting_flags(parser, "log_name", "window_seconds", "clickhouse", "query_port")
+    add_setting_flags(parser, "log_name", "window_seconds", "partitions", "clickhouse", "query_port")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
             args.directory,
             log_name=settings.log_name,
             window_seconds=settings.window_seconds,
+            partitions=settings.partitions,
             vault_dir=settings.vault_dir,
             sinks=made[0],
         )
