@@ -29,6 +29,7 @@ NAMES: Final[tuple[str, ...]] = (
     "status",
     "tail",
     "restore",
+    "kafka",
     "keys",
     "config",
 )
