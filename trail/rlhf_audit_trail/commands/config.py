@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, KEYS, add_setting_flags, settings_of
@@ -28,12 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_of(args, args.directory)
-    rows = {name: (getattr(settings, name), settings.origins[name]) for name in KEYS}
+    rows = {name: (_shown(getattr(settings, name)), settings.origins[name]) for name in KEYS}
     if args.json:
-        shown = {
-            name: {"value": str(value) if isinstance(value, Path) else value, "origin": origin}
-            for name, (value, origin) in rows.items()
-        }
+        shown = {name: {"value": value, "origin": origin} for name, (value, origin) in rows.items()}
         print(json.dumps({"directory": str(args.directory), "settings": shown}, indent=2))
         return 0
     values = {name: str(value) for name, (value, _) in rows.items()}
@@ -41,3 +39,9 @@ def run(args: argparse.Namespace) -> int:
     for name, value in values.items():
         print(f"{name:<{name_width}}  {value:<{value_width}}  {rows[name][1]}")
     return 0
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={count}" for name, count in value.items())
+    return str(value) if isinstance(value, Path) else value
