@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_audit_ledger.batch import NO_BATCH, BatchBody, EncodedBatch, encode_batch
-from rlhf_audit_ledger.control import ControlType, SchemaAdd, Tick, signed_control
+from rlhf_audit_ledger.control import ControlType, SchemaAdd, SourceSwitch, Tick, signed_control
 from rlhf_audit_ledger.ed25519 import SeedSigner, Signer
 from rlhf_audit_ledger.genesis import (
     MAX_WINDOW_ENTRIES,
@@ -28,6 +28,7 @@ from rlhf_audit_ledger.state import SealState, first_state, genesis_entry
 
 ROOT, LOG, TICKER, OPERATOR, ENROLMENT, PRODUCER, STRANGER = (SeedSigner(bytes([n]) * 32) for n in range(1, 8))
 SOURCE_ID = bytes(range(16))
+OTHER_SOURCE_ID = bytes(range(16, 32))
 QUARANTINE_KEY = bytes(range(32))
 START_US = 1_750_000_000_000_000
 WINDOW_US = 60_000_000
@@ -41,9 +42,15 @@ def make_genesis(
     max_entries: int = MAX_WINDOW_ENTRIES,
     max_messages: int = MAX_WINDOW_MESSAGES,
     enrolled: bool = False,
+    operated: bool = True,
 ) -> Genesis:
-    """A genesis with the streams annotations and lifecycle; ``enrolled``: only enrolled producers may open lanes."""
-    signers = [KeyRole("ticker", TICKER.public_key), KeyRole("operator", OPERATOR.public_key)]
+    """A genesis with the streams annotations and lifecycle.
+
+    ``enrolled``: only enrolled producers may open lanes; ``operated``: it names an operator.
+    """
+    signers = [KeyRole("ticker", TICKER.public_key)]
+    if operated:
+        signers.append(KeyRole("operator", OPERATOR.public_key))
     if enrolled:
         signers.append(KeyRole("enrolment", ENROLMENT.public_key))
     return Genesis(
@@ -144,6 +151,24 @@ def schema_value(settings: PartitionSettings, schema: int, kind: int = ANNOTATIO
     """A signed SchemaAdd as a source value."""
     added = SchemaAdd(settings.ledger_id, kind, schema, bytes(32))
     return signed_control(ControlType.SCHEMA_ADD, added.encode(), signer)
+
+
+def switch_of(settings: PartitionSettings, **changes: Any) -> SourceSwitch:
+    """A switch away from SOURCE_ID, some fields changed."""
+    switch = SourceSwitch(
+        ledger_id=settings.ledger_id,
+        source_id=SOURCE_ID,
+        stream=settings.stream.stream,
+        partition=settings.partition,
+        new_source_id=OTHER_SOURCE_ID,
+        next_offset=1,
+    )
+    return replace(switch, **changes)
+
+
+def switch_value(settings: PartitionSettings, signer: Signer = OPERATOR, **changes: Any) -> bytes:
+    """The same as a signed source value."""
+    return signed_control(ControlType.SOURCE_SWITCH, switch_of(settings, **changes).encode(), signer)
 
 
 def messages(values: Iterable[bytes | None], first_offset: int = 0) -> list[SourceMessage]:

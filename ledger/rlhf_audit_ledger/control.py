@@ -20,17 +20,24 @@ MAX_CONTROL_BYTES = 4096
 
 
 class ControlType(IntEnum):
-    """What a control message asks for. 3 nonce, 4 format_switch and 5 source_switch are reserved."""
+    """What a control message asks for. 3 nonce and 4 format_switch are reserved."""
 
     TICK = 1
     SCHEMA_ADD = 2
+    SOURCE_SWITCH = 5
 
 
-ROLE_OF = {ControlType.TICK: "ticker", ControlType.SCHEMA_ADD: "operator"}
+# A ledger that names no operator has its source switched by its ticker (``reading``): whoever owns a partition.
+ROLE_OF = {
+    ControlType.TICK: "ticker",
+    ControlType.SCHEMA_ADD: "operator",
+    ControlType.SOURCE_SWITCH: "operator",
+}
 
 _ENVELOPE = StrictCodec("envelope/control.avsc")
 _TICK = StrictCodec("envelope/tick.avsc")
 _SCHEMA_ADD = StrictCodec("envelope/schema_add.avsc")
+_SOURCE_SWITCH = StrictCodec("envelope/source_switch.avsc")
 _CONTROL = domain("control")
 
 
@@ -104,6 +111,30 @@ class SchemaAdd:
     def decode(cls, body: bytes) -> SchemaAdd:
         """Raises FormatError on anything ``encode`` would not make."""
         return cls(**_SCHEMA_ADD.decode(body))
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSwitch:
+    """The last message of the source log ``source_id``: the partition goes on at ``next_offset`` of ``new_source_id``.
+
+    It closes its window, so every window is of one source log, and a close says where to go on.
+    """
+
+    ledger_id: bytes
+    source_id: bytes
+    stream: str
+    partition: int
+    new_source_id: bytes
+    next_offset: int
+
+    def encode(self) -> bytes:
+        """Avro body."""
+        return _SOURCE_SWITCH.encode(asdict(self))
+
+    @classmethod
+    def decode(cls, body: bytes) -> SourceSwitch:
+        """Raises FormatError on anything ``encode`` would not make."""
+        return cls(**_SOURCE_SWITCH.decode(body))
 
 
 def signed_control(control: ControlType, body: bytes, signer: Signer) -> bytes:

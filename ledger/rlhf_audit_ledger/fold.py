@@ -27,7 +27,14 @@ from rlhf_audit_ledger.genesis import SchemaEntry
 from rlhf_audit_ledger.header import BatchFacts, SealHeader
 from rlhf_audit_ledger.lanes import judge
 from rlhf_audit_ledger.message import SourceMessage
-from rlhf_audit_ledger.reading import SchemaReading, TickReading, lane_key, malformed, read_control
+from rlhf_audit_ledger.reading import (
+    SchemaReading,
+    SwitchReading,
+    TickReading,
+    lane_key,
+    malformed,
+    read_control,
+)
 from rlhf_audit_ledger.seal import hole_move, move_of
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import PartitionSettings
@@ -85,8 +92,7 @@ def _move(
         _check_quarantine(record, header)
         return Move(header, record.header, record.entries)
     if header.outcome == "control" and record.entries:
-        added = _check_schema_add(settings, state, record, header)
-        return Move(header, record.header, record.entries, added=added)
+        return _control_move(settings, state, record, header)
     if header.outcome in ("control", "ignored") and not record.entries:
         return Move(header, record.header, is_silent=True)
     raise FoldError(f"offset {header.offset}: outcome {header.outcome} does not fit its entries")
@@ -124,23 +130,28 @@ def _check_quarantine(record: SealedRecord, header: SealHeader) -> None:
         raise FoldError(f"offset {header.offset}: quarantine entry of another message")
 
 
-def _check_schema_add(
-    settings: PartitionSettings, state: SealState, record: SealedRecord, header: SealHeader
-) -> SchemaEntry:
+def _control_move(settings: PartitionSettings, state: SealState, record: SealedRecord, header: SealHeader) -> Move:
     head = bytes((1, EntryClass.CONTROL))
     if len(record.entries) != 1 or record.entries[0][:2] != head:
         raise FoldError(f"offset {header.offset}: control without its entry")
     control = Control(**CONTROL_ENTRY.decode(record.entries[0][2:]))
     reading = read_control(settings, state.source_id, control.encode())
+    if isinstance(reading, SwitchReading):
+        return Move(header, record.header, record.entries, switch=reading.switch)
     if not isinstance(reading, SchemaReading):
         raise FoldError(f"offset {header.offset}: a control message that could not take effect")
-    return SchemaEntry(reading.added.kind, reading.added.schema, reading.added.sha256)
+    added = SchemaEntry(reading.added.kind, reading.added.schema, reading.added.sha256)
+    return Move(header, record.header, record.entries, added=added)
 
 
 def _with_tick(settings: PartitionSettings, state: SealState, close_entry: bytes, move: Move) -> tuple[SealState, Move]:
     """Take from a close what no entry shows: the ticks since the last close, and the one that closed."""
     close = Close.decode(close_entry)
     ticks = close.ticks
+    if close.tick is None and move.switch is not None:
+        if ticks.number < state.ticks.number:
+            raise FoldError(f"window {close.window}: tick counter or number fell")
+        return replace(state, ticks=replace(state.ticks, number=ticks.number)), move  # its counter ends with its log
     if close.tick is None:
         if ticks.counter < state.ticks.counter or ticks.number < state.ticks.number:
             raise FoldError(f"window {close.window}: tick counter or number fell")

@@ -30,7 +30,15 @@ from rlhf_audit_ledger.batch import (
     open_envelope,
     signed_message,
 )
-from rlhf_audit_ledger.control import MAX_CONTROL_BYTES, ROLE_OF, Control, ControlType, SchemaAdd, Tick
+from rlhf_audit_ledger.control import (
+    MAX_CONTROL_BYTES,
+    ROLE_OF,
+    Control,
+    ControlType,
+    SchemaAdd,
+    SourceSwitch,
+    Tick,
+)
 from rlhf_audit_ledger.ed25519 import SignatureError, check_public_key, verify
 from rlhf_audit_ledger.header import BatchFacts, SignatureState
 from rlhf_audit_ledger.ids import MAX_EPOCH, MAX_PRODUCER_BYTES
@@ -65,13 +73,22 @@ class SchemaReading:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchReading:
+    """A well-signed SourceSwitch away from this source log."""
+
+    switch: SourceSwitch
+    control: Control
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A message that cannot be accepted; ``reason`` is one of the words in ``docs/format.md``."""
 
     reason: str
 
 
-Reading = BatchReading | TickReading | SchemaReading | Refused
+ControlReading = TickReading | SchemaReading | SwitchReading | Refused
+Reading = BatchReading | ControlReading
 
 
 def read_value(
@@ -201,7 +218,8 @@ def _check_enrolment(settings: PartitionSettings, enrolment: bytes | None, facts
     raise SignatureError("no enrolment signer of the genesis signed this producer")
 
 
-def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) -> TickReading | SchemaReading | Refused:
+def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) -> ControlReading:
+    """The reading of a control message on the source log ``source_id``."""
     try:
         control = Control.decode(value)
     except FormatError:
@@ -211,7 +229,7 @@ def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) ->
     if control.control not in ROLE_OF:
         return Refused("control_unknown")
     kind = ControlType(control.control)
-    key = settings.signers.get((ROLE_OF[kind], control.key_id))
+    key = settings.signers.get((control_role(settings, kind), control.key_id))
     if key is None:
         return Refused("control_signer")
     try:
@@ -221,6 +239,8 @@ def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) ->
     try:
         if kind is ControlType.TICK:
             return read_tick(settings, source_id, Tick.decode(control.body), value)
+        if kind is ControlType.SOURCE_SWITCH:
+            return _read_switch(settings, source_id, SourceSwitch.decode(control.body), control)
         added = SchemaAdd.decode(control.body)
     except FormatError:
         return Refused("control_undecodable")
@@ -229,6 +249,25 @@ def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) ->
     if stream_of_kind(added.kind) != settings.stream.stream or not 0 <= added.schema < 1 << 16:
         return Refused("kind_of_other_stream")
     return SchemaReading(added, control)
+
+
+def control_role(settings: PartitionSettings, kind: ControlType) -> str:
+    """The role that signs a control message in this ledger: without an operator, a ticker switches the source."""
+    role = ROLE_OF[kind]
+    return "ticker" if kind is ControlType.SOURCE_SWITCH and not settings.keys_of(role) else role
+
+
+def _read_switch(
+    settings: PartitionSettings, source_id: bytes, switch: SourceSwitch, control: Control
+) -> SwitchReading | Refused:
+    reason = _misaddressed(settings, switch.ledger_id, switch.stream, switch.partition)
+    if reason is not None:
+        return Refused(reason)
+    if switch.source_id != source_id:
+        return Refused("wrong_source")
+    if switch.new_source_id == source_id or switch.next_offset < 0:
+        return Refused("switch_target")
+    return SwitchReading(switch, control)
 
 
 def read_tick(settings: PartitionSettings, source_id: bytes, tick: Tick, value: bytes) -> TickReading | Refused:

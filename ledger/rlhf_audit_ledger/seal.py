@@ -16,12 +16,12 @@ Ed25519 is deterministic, so the signature is part of the pure result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rlhf_audit_ledger.batch import value_digest
 from rlhf_audit_ledger.checkpoint import Checkpoint, sign_checkpoint
 from rlhf_audit_ledger.close import Close, TickState
-from rlhf_audit_ledger.control import Tick
+from rlhf_audit_ledger.control import Control, Tick
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.entries import (
     CONTROL_ENTRY,
@@ -37,7 +37,7 @@ from rlhf_audit_ledger.genesis import SchemaEntry
 from rlhf_audit_ledger.header import BatchFacts, Outcome, SealHeader
 from rlhf_audit_ledger.lanes import judge
 from rlhf_audit_ledger.message import SourceMessage
-from rlhf_audit_ledger.reading import BatchReading, Refused, SchemaReading, TickReading, read_value
+from rlhf_audit_ledger.reading import BatchReading, Refused, SchemaReading, SwitchReading, TickReading, read_value
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import SealState, schemas_in_force
@@ -142,6 +142,9 @@ def move_of(settings: PartitionSettings, state: SealState, message: SourceMessag
         return _tick_move(state, message, reading)
     if isinstance(reading, SchemaReading):
         return _schema_move(settings, state, message, reading)
+    if isinstance(reading, SwitchReading):
+        header = _header(state, message, "control")
+        return Move(header, header.encode(), (_control_entry(reading.control),), switch=reading.switch)
     return _quarantine_move(state, message, reading, salt)
 
 
@@ -192,17 +195,12 @@ def _schema_move(settings: PartitionSettings, state: SealState, message: SourceM
     if (added.kind, added.schema) in listed:
         header = _header(state, message, "ignored")
         return Move(header, header.encode(), is_silent=True)
-    control = reading.control
-    body = CONTROL_ENTRY.encode(
-        {
-            "control": control.control,
-            "body": control.body,
-            "key_id": control.key_id,
-            "signature": control.signature,
-        }
-    )
     header = _header(state, message, "control")
-    return Move(header, header.encode(), (entry(EntryClass.CONTROL, body),), added=added)
+    return Move(header, header.encode(), (_control_entry(reading.control),), added=added)
+
+
+def _control_entry(control: Control) -> bytes:
+    return entry(EntryClass.CONTROL, CONTROL_ENTRY.encode(asdict(control)))
 
 
 def _quarantine_move(state: SealState, message: SourceMessage, refused: Refused, salt: bytes) -> Move:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from rlhf_audit_ledger.chain import next_link
 from rlhf_audit_ledger.close import NO_COUNTS, Close, TickState, count_one
-from rlhf_audit_ledger.control import Tick
+from rlhf_audit_ledger.control import SourceSwitch, Tick
 from rlhf_audit_ledger.genesis import FORMAT, SchemaEntry
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.lanes import LaneRow, table_digest
@@ -40,6 +40,7 @@ class Move:
     row: LaneRow | None = None
     tick: ValidTick | None = None
     added: SchemaEntry | None = None
+    switch: SourceSwitch | None = None
     is_silent: bool = False  # a tick or an ignored control message: opens no window
 
 
@@ -74,8 +75,10 @@ def advance(settings: PartitionSettings, state: SealState, move: Move) -> Advanc
         lanes=state.lanes if move.row is None else state.lanes.with_row(move.row),
         pending_schemas=state.pending_schemas if move.added is None else (*state.pending_schemas, move.added),
     )
+    if move.switch is not None:
+        after = _switched(after, move.switch)
     close = close_entry = None
-    if window is not None and _closes(settings, state.ticks, window, move.tick):
+    if window is not None and _closes(settings, state.ticks, window, move):
         close = _close_record(settings, after, window, move.tick)
         close_entry = close.encode()
         after = _closed(after, close, close_entry)
@@ -102,8 +105,22 @@ def _ticked(ticks: TickState, tick: Tick) -> TickState:
     return TickState(tick.counter, tick.number, ticks.closed_number)
 
 
-def _closes(settings: PartitionSettings, before: TickState, window: OpenWindow, tick: ValidTick | None) -> bool:
-    """FORMAT section 5: a valid tick, or the cap, after a whole message."""
+def _switched(state: SealState, switch: SourceSwitch) -> SealState:
+    """State at the end of a source log: the other one has offsets and tick counters of its own, time goes on."""
+    return replace(
+        state,
+        source_id=switch.new_source_id,
+        next_offset=switch.next_offset,
+        last_value=None,
+        ticks=replace(state.ticks, counter=0),
+    )
+
+
+def _closes(settings: PartitionSettings, before: TickState, window: OpenWindow, move: Move) -> bool:
+    """FORMAT section 5: a valid tick, a switch of the source, or the cap, after a whole message."""
+    tick = move.tick
+    if move.switch is not None:
+        return True
     if settings.is_strong:
         return tick is not None
     if tick is not None and (tick.tick.number > before.closed_number or tick.tick.flush):

@@ -69,7 +69,7 @@ def _state_at(settings: PartitionSettings, objects: ObjectStore, close: Close, e
     return SealState(
         source_id=close.source_id,
         next_offset=close.next_offset,
-        last_value=last.value_digest,
+        last_value=last.value_digest if last.source_id == close.source_id else None,  # else the source was switched
         m=close.m,
         link=close.link,
         tree=edge.compact_range(),

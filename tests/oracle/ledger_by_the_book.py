@@ -68,6 +68,14 @@ class Message:
         return read("tick", read("control", self.value)["body"])
 
     @property
+    def ends_its_source(self) -> bool:
+        """Whether it is a switch of the source that took effect."""
+        if self.outcome != "control" or not self.entries:
+            return False
+        number: int = read("control_entry", self.entries[0][2:])["control"]
+        return number == 5
+
+    @property
     def opens_a_window(self) -> bool:
         return self.tick is None and self.outcome != "ignored"
 
@@ -121,8 +129,9 @@ def windows_by_the_book(
         log += entries_of(message)
         size = len(log) - first_index
         by_tick = tick is not None and (strong or tick["flush"] or tick["number"] > closed_number)
+        by_switch = message.ends_its_source
         by_cap = not strong and (size >= max_entries or count >= max_messages)
-        if not is_open or not (by_tick or by_cap):
+        if not is_open or not (by_tick or by_switch or by_cap):
             continue
         if tick is not None and by_tick:
             closed_number = tick["number"]

@@ -24,7 +24,7 @@ from rlhf_audit_ledger.batch import (
     value_digest,
 )
 from rlhf_audit_ledger.checkpoint import Checkpoint, sign_checkpoint
-from rlhf_audit_ledger.control import ControlType, SchemaAdd, Tick, signed_control
+from rlhf_audit_ledger.control import Control, ControlType, SchemaAdd, SourceSwitch, Tick, signed_control
 from rlhf_audit_ledger.domain import domain, lp, u16, u32, u64
 from rlhf_audit_ledger.ed25519 import SeedSigner
 from rlhf_audit_ledger.entries import event_entries
@@ -52,6 +52,7 @@ T_US = 1_750_000_000_000_000
 ROOT, LOG, TICKER, OPERATOR, ENROLMENT, PRODUCER = (SeedSigner(bytes([n]) * 32) for n in range(1, 7))
 ROUTING_KEY, QUARANTINE_KEY, VAULT_KEY = (bytes([n]) * 32 for n in range(7, 10))
 SOURCE_ID = bytes(range(16))
+KAFKA_ID = source_id("MkU3OEVBNTcwNTJENDM2Qg", "3f2c0f2e-9f0e-4b7a-8f6a-2f8a9d1c7b55")
 ANNOTATION = 0x0101
 
 GENESIS = Genesis(
@@ -101,7 +102,7 @@ def _names() -> dict[str, bytes]:
         "event_id.0": event_id(lane, 0),
         "event_id.4095": event_id(lane, 4095),
         "key_id.ticker": key_id(TICKER.public_key),
-        "source_id.kafka": source_id("MkU3OEVBNTcwNTJENDM2Qg", "3f2c0f2e-9f0e-4b7a-8f6a-2f8a9d1c7b55"),
+        "source_id.kafka": KAFKA_ID,
         "partition.rater1": u32(partition_of(ROUTING_KEY, "rater1", 4)),
         "partition.rater2": u32(partition_of(ROUTING_KEY, "rater2", 4)),
         "partition.empty": u32(partition_of(ROUTING_KEY, "", 4)),
@@ -119,7 +120,7 @@ def _events() -> dict[str, bytes]:
 
 
 class _Scenario:
-    """A source log of ten messages that reaches every outcome and closes one window."""
+    """A source log of ten messages that reaches every outcome and closes one window; an eleventh switches it."""
 
     def __init__(self) -> None:
         data = GENESIS.encode()
@@ -172,6 +173,9 @@ class _Scenario:
             state, new = seal_all(self.sealer, state, SourceMessage(offset, T_US + 1000 * offset, value))
             self.records += new
         self.state = state
+        switch = SourceSwitch(self.settings.ledger_id, SOURCE_ID, "annotations", 2, KAFKA_ID, 1)
+        self.switch = signed_control(ControlType.SOURCE_SWITCH, switch.encode(), OPERATOR)
+        _, (self.switched,) = seal_all(self.sealer, state, SourceMessage(10, T_US + 10_000, self.switch))
 
     def _enrolment_message(self) -> bytes:
         return enrolment_message(self.settings.ledger_id, "ingest/0a1b2c", 0, PRODUCER.public_key)
@@ -212,6 +216,8 @@ class _Scenario:
             "tick.body": self._tick_body(1),
             "tick.value": self.tick,
             "schema_add.value": self.schema_add,
+            "source_switch.body": Control.decode(self.switch).body,
+            "source_switch.value": self.switch,
             "wire.fingerprint.event_batch": schema_fingerprint("EventBatch"),
             "wire.fingerprint.control": schema_fingerprint("Control"),
             "wire.fingerprint.sealed_record": schema_fingerprint("SealedRecord"),
@@ -244,6 +250,8 @@ class _Scenario:
             "sealed_record.10": close.encode(),
             "close": close.close,
             "checkpoint": close.checkpoint,
+            "source_switch.entry": self.switched.record.entries[0],
+            "source_switch.close": self.switched.record.close or b"",
         }
 
     def objects(self) -> dict[str, bytes]:

@@ -24,6 +24,8 @@ from builders import (
     make_sealer,
     schema_value,
     seal_values,
+    switch_of,
+    switch_value,
     tick_of,
     tick_value,
 )
@@ -39,8 +41,16 @@ from rlhf_audit_ledger.batch import (
     open_envelope,
     value_digest,
 )
-from rlhf_audit_ledger.control import MAX_CONTROL_BYTES, Control, ControlType, SchemaAdd, Tick, signed_control
-from rlhf_audit_ledger.ed25519 import SignatureError
+from rlhf_audit_ledger.control import (
+    MAX_CONTROL_BYTES,
+    Control,
+    ControlType,
+    SchemaAdd,
+    SourceSwitch,
+    Tick,
+    signed_control,
+)
+from rlhf_audit_ledger.ed25519 import SignatureError, Signer
 from rlhf_audit_ledger.ids import key_id
 from rlhf_audit_ledger.lanes import MAX_GAP, MAX_OPEN_GAPS, MAX_SEQ
 from rlhf_audit_ledger.reading import BatchReading, Refused, TickReading, read_value
@@ -93,6 +103,12 @@ def after_final() -> list[bytes | None]:
 
 
 BIG = b"x" * 200_000
+
+
+def switch(signer: Signer = OPERATOR, **changes: Any) -> list[bytes | None]:
+    return [switch_value(SETTINGS, signer, **changes)]
+
+
 REASONS: dict[str, list[list[bytes | None]]] = {
     "too_large": [
         [b"\x01" + bytes(MAX_VALUE_BYTES)],
@@ -104,10 +120,11 @@ REASONS: dict[str, list[list[bytes | None]]] = {
     "wrong_ledger": [
         other(ledger_id=bytes(16)),
         tick(ledger_id=bytes(16)),
+        switch(ledger_id=bytes(16)),
         [signed_control(ControlType.SCHEMA_ADD, SchemaAdd(bytes(16), ANNOTATION, 2, bytes(32)).encode(), OPERATOR)],
     ],
-    "wrong_stream": [other(stream="lifecycle"), tick(stream="lifecycle")],
-    "wrong_partition": [other(partition=1), tick(partition=1)],
+    "wrong_stream": [other(stream="lifecycle"), tick(stream="lifecycle"), switch(stream="lifecycle")],
+    "wrong_partition": [other(partition=1), tick(partition=1), switch(partition=1)],
     "producer_name": [other(producer=""), other(producer="é" * 101)],
     "number_overflow": [
         other(epoch=-1),
@@ -130,11 +147,13 @@ REASONS: dict[str, list[list[bytes | None]]] = {
     "unsigned": [[Lane(SETTINGS).cut().value, encode_batch(Lane(SETTINGS).body(), None).value]],
     "signature": [[Lane(SETTINGS).other(signer=STRANGER).value], [Lane(SETTINGS).cut().value, *other(signer=STRANGER)]],
     "control_unknown": [control(3), control(0), control(-1), control(300)],
-    "control_signer": [control(key_id=bytes(8)), [schema_value(SETTINGS, 2, signer=TICKER)]],
+    "control_signer": [control(key_id=bytes(8)), [schema_value(SETTINGS, 2, signer=TICKER)],
+                       switch(TICKER)],
     "control_signature": [control(signature=bytes(64)), control(body=b"", key_id=key_id(TICKER.public_key),
                                                                 signature=bytes(64))],
     "control_undecodable": [control(body=b"")],
-    "wrong_source": [tick(source_id=bytes(16))],
+    "wrong_source": [tick(source_id=bytes(16)), switch(source_id=bytes(16))],
+    "switch_target": [switch(new_source_id=SOURCE_ID), switch(next_offset=-1)],
     "tick_number": [tick(number=0), tick(global_size=-1)],
     "broken_lane": [after(1, prev_batch=bytes(32))],
     "too_far": [after(1, first_seq=2 + MAX_GAP)],
@@ -269,7 +288,9 @@ def test_control_messages_are_read_back_as_they_were_signed() -> None:
         replace(opened, control=2).check(TICKER.public_key)
     added = SchemaAdd(bytes(16), 1, 2, bytes(32))
     assert SchemaAdd.decode(added.encode()) == added
-    for decode in (Control.decode, Tick.decode, SchemaAdd.decode):
+    switched = switch_of(SETTINGS)
+    assert SourceSwitch.decode(switched.encode()) == switched
+    for decode in (Control.decode, Tick.decode, SchemaAdd.decode, SourceSwitch.decode):
         with pytest.raises(FormatError):
             decode(b"")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -68,6 +69,13 @@ def test_links_windows_and_roots_are_those_of_the_book(sealer: Sealer, data: st.
         assert close.end_index == window.first_index + len(window.entries)
         assert close.events == sum(entry[1] < 0x80 for entry in window.entries)
         assert (close.tick == window.closing.value) if window.closing.tick else (close.tick is None)
+        if window.closing.ends_its_source:
+            switch = book.read("source_switch", book.read("control", window.closing.value or b"")["body"])
+            assert (close.source_id, close.next_offset) == (switch["new_source_id"], switch["next_offset"])
+        else:
+            header = records[close.m - 1].header
+            assert close.source_id == header.source_id
+            assert close.next_offset == (header.end_offset or header.offset + 1)
         signed = records[close.m - 1].record.checkpoint
         assert signed is not None
         assert signed.startswith(book.checkpoint_text(sealer.settings.origin, log[: close.size]))
@@ -81,7 +89,9 @@ def test_one_record_per_message_and_the_same_again_from_any_prefix(sealer: Seale
     state, records = sealed_from(sealer, source)
     jumps = sum(one.header.outcome == "hole" and one.record.value is None for one in records)
     assert len(records) == len([one for one in source if one.value is not None]) + jumps
-    assert [one.header.offset for one in records] == sorted({one.header.offset for one in records})
+    for _, part in groupby(records, key=lambda one: one.header.source_id):
+        offsets = [one.header.offset for one in part]
+        assert offsets == sorted(set(offsets))
     assert state.m == len(records)
     cut = data.draw(st.integers(0, len(source)), label="cut")
     half, before = sealed_from(sealer, source[:cut])
@@ -195,7 +205,7 @@ def test_any_flipped_bit_of_the_public_record_is_found(
 
 def _ending(sealer: Sealer, source: Sequence[SourceMessage]) -> list[SourceMessage]:
     """A batch of a producer of its own, so that every run has an event, and entries of its own."""
-    offset = source[-1].offset + 1 if source else 0
+    offset = sealed_from(sealer, source)[0].next_offset
     lane = Lane(sealer.settings, "the end")
     lane.cut()
     values = (lane.cut(2).value, b"rubbish")
