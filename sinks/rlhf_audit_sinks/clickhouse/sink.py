@@ -52,6 +52,24 @@ class ClickHouseSink:
         """Id of the first window of the partition that is not stored: all before it are."""
         return self._next.get((stream, partition), 0)
 
+    def look_again(self, stream: str, partition: int) -> None:
+        """Ask the tables anew how far a partition is: another process may have stored windows of it."""
+        rows = self._client.query(
+            "SELECT max(window) + 1 FROM audit.windows "
+            "WHERE stream = {stream:String} AND partition = {partition:UInt32} HAVING count() > 0",
+            parameters={"stream": stream, "partition": partition},
+        ).result_rows
+        self._next[stream, partition] = rows[0][0] if rows else 0
+
+    def close_hashes(self, stream: str, partition: int, window: int) -> set[bytes]:
+        """Leaf hash of the close of every version of a window that is stored; more than one is a fork."""
+        rows = self._client.query(
+            "SELECT close_hash FROM audit.windows WHERE stream = {stream:String} AND partition = {partition:UInt32} "
+            "AND window = {window:UInt64}",
+            parameters={"stream": stream, "partition": partition, "window": window},
+        ).result_rows
+        return {row[0] for row in rows}
+
     def store(self, window: Sequence[Sealed]) -> None:
         """Store all records since the last close, the last of which closes the window; durable when it returns.
 
@@ -74,12 +92,7 @@ class ClickHouseSink:
 
     def _has(self, found: WindowBlocks) -> bool:
         close = found.close
-        rows = self._client.query(
-            "SELECT close_hash FROM audit.windows WHERE stream = {stream:String} AND partition = {partition:UInt32} "
-            "AND window = {window:UInt64}",
-            parameters={"stream": close.stream, "partition": close.partition, "window": close.window},
-        ).result_rows
-        if any(row[0] == found.close_hash for row in rows):
+        if found.close_hash in self.close_hashes(close.stream, close.partition, close.window):
             return True
         logger.error(
             "a second version of window %s/%d %d: stored beside the first", close.stream, close.partition, close.window

@@ -1,0 +1,425 @@
+"""One sink process on sealed topics: reads, checks, stores, and only then commits.
+
+Group. A consumer group with cooperative-sticky assignment: a sink that joins or
+dies moves the partitions that have to move and leaves the others, with their
+half-read windows, where they are. The classic protocol, so that brokers before
+4.0 serve it too. With ``instance`` membership is static: who is started again
+within the session time-out takes up its own partitions and moves nobody's.
+Nothing rests on the group: two sinks that hold one partition for a moment
+store the same bytes under the same names.
+
+Position. A partition begins unplaced and paused. The store says from which
+source offset on it is to be read; ``locate`` finds a place in the topic that
+is not behind it, with the committed offset as a first guess. What is read again
+is compared and dropped.
+
+Store down. The window that could not be stored waits, everything is paused,
+and the group is served meanwhile; tried again with growing pauses.
+
+A record that contradicts what is stored, or a window that does, is written to
+``alarms`` and ends the process (``TamperError``): nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from rlhf_audit_ledger.settings import PartitionSettings
+from rlhf_audit_ledger.state import SealState
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError, TamperError
+from rlhf_audit_sinks.alarms import Alarm, write_alarm
+from rlhf_audit_sinks.sealed_windows import (
+    SealedGapError,
+    Window,
+    WindowAssembler,
+    check_stored,
+)
+from rlhf_audit_sinks.topic_position import locate
+from rlhf_audit_sinks.window_stores import PlacingStoppedError, PositionMovedError, WindowStore
+from rlhf_audit_stores.health import WorkerHealth
+from rlhf_audit_stores.kafka.errors import BrokerError, ErrorWatch, broker_error, is_refusal
+from rlhf_audit_stores.kafka.settings import KafkaSettings
+from rlhf_audit_stores.kafka.tail import OffsetsGoneError, PartitionTail
+from rlhf_audit_stores.kafka.topics import group_name, sealed_topic
+from rlhf_audit_stores.kafka.wire import strip_header
+
+logger = logging.getLogger(__name__)
+
+SESSION_TIMEOUT_S = 10.0
+_MAX_POLL_INTERVAL_S = 300.0  # longer than any one call to a store may take
+_FETCH = 64  # messages taken at a time: at most as many wait here while the store is down
+_POLL_S = 0.2
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
+
+Key = tuple[str, int]  # topic and partition
+
+
+@dataclass(slots=True)
+class _Feed:
+    """One assigned partition. ``assembler`` is None until it is placed; ``waiting`` is closed and not stored yet.
+
+    ``next_offset`` and ``stored_offset`` are those of the topic. ``gap_at`` is the source offset whose record was
+    missing once; the partition is then read ``is_from_the_start``.
+    """
+
+    settings: PartitionSettings
+    assembler: WindowAssembler | None = None
+    waiting: Window | None = None
+    next_offset: int = 0
+    stored_offset: int = 0
+    gap_at: int | None = None
+    is_from_the_start: bool = False
+    backlog: deque[Message] = field(default_factory=deque)
+
+
+class WindowFollower:
+    """Follows the sealed topics of a ledger into one store. ``run`` ends when told to, or with an error."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        partitions: Iterable[PartitionSettings],
+        store: WindowStore,
+        *,
+        quarantine_key: bytes,
+        health: WorkerHealth,
+        alarms: Path,
+        instance: str | None = None,
+    ) -> None:
+        self._kafka = kafka
+        self._settings = {
+            (sealed_topic(kafka.topic_prefix, each.stream.stream), each.partition): each for each in partitions
+        }
+        self._store = store
+        self._quarantine_key = quarantine_key
+        self._health = health
+        self._alarms = alarms
+        self._instance = instance
+        self._group = group_name(kafka.topic_prefix, f"sink.{store.name}")
+        self._feeds: dict[Key, _Feed] = {}
+        self._watch = ErrorWatch()
+        self._retry_at = 0.0
+        self._pause_s = 0.0  # above 0 while the store is down
+        self._active_at = time.monotonic()
+        self._placings = 0  # counts how often all positions were thrown away
+
+    @property
+    def group(self) -> str:
+        """Consumer group of all sinks of this kind."""
+        return self._group
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Follow until told to stop. Raises TamperError after its alarm is durable, and what cannot be tried again."""
+        self._consumer = Consumer(self._config())
+        self._health.sink_paused.labels(self._store.name).set(0)
+        self._active_at = time.monotonic()
+        try:
+            self._consumer.subscribe(
+                sorted({topic for topic, _ in self._settings}),
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
+            )
+            while not should_stop():
+                self._health.alive()
+                self._turn()
+        finally:
+            self._consumer.close()
+            self._store.close()
+
+    def _config(self) -> dict[str, object]:
+        config = {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
+            "heartbeat.interval.ms": int(SESSION_TIMEOUT_S * 1000 / 5),
+            "max.poll.interval.ms": int(_MAX_POLL_INTERVAL_S * 1000),
+            "topic.metadata.refresh.interval.ms": 10_000,  # a topic that is made later is found within this
+            "queued.min.messages": 256,
+            **self._kafka.consumer_config(self._group),
+            "error_cb": self._watch,
+        }
+        if self._instance is not None:
+            config["group.instance.id"] = f"{self._group}.{self._instance}"
+        return config
+
+    def _turn(self) -> None:
+        """One step; a store or broker that does not answer is tried again later, anything else is raised."""
+        if self._pause_s and time.monotonic() < self._retry_at:
+            self._serve(min(_POLL_S, self._retry_at - time.monotonic()))
+            return
+        try:
+            worked = self._place_one() or self._take_waiting()
+        except (AuditTrailError, OSError) as error:
+            if not (isinstance(error, OSError) or error.retriable):
+                raise
+            self._pause(error)
+            return
+        if self._pause_s:
+            self._go_on()
+        if not worked:
+            self._serve(_POLL_S)
+        self._report()
+
+    # The group.
+
+    def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        fresh = [TopicPartition(each.topic, each.partition, OFFSET_BEGINNING) for each in partitions]
+        consumer.incremental_assign(fresh)
+        consumer.pause(fresh)  # until it is placed
+        for each in fresh:
+            key = (each.topic, each.partition)
+            settings = self._settings.get(key)
+            if settings is None:
+                raise ConfigError(f"{key[0]}[{key[1]}]: the genesis names no such partition: check the topics")
+            self._feeds[key] = _Feed(settings)
+        if fresh:
+            logger.info("assigned: %s", ", ".join(f"{each.topic}[{each.partition}]" for each in fresh))
+
+    def _on_revoke(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        """Taken away, or lost while we were silent: what is half read is read by somebody else."""
+        for each in partitions:
+            feed = self._feeds.pop((each.topic, each.partition), None)
+            if feed is not None:
+                self._health.sink_lag_messages.labels(*self._labels(feed)).set(0)
+        consumer.incremental_unassign(list(partitions))
+        if partitions:
+            logger.info("taken away: %s", ", ".join(f"{each.topic}[{each.partition}]" for each in partitions))
+
+    def _serve(self, timeout_s: float) -> None:
+        """Take messages, answer the group; what comes for a partition that is not ours any more is dropped."""
+        try:
+            messages = self._consumer.consume(num_messages=_FETCH, timeout=timeout_s)
+        except KafkaException as error:
+            raise broker_error(f"group {self._group}", error.args[0]) from error
+        for message in messages:
+            feed, problem = self._feeds.get(_key(message)), message.error()
+            if problem is not None:
+                self._heed(problem, feed)
+            elif feed is not None and feed.assembler is not None:
+                feed.backlog.append(message)
+        if self._was_silent():
+            self._place_all_again()
+        self._active_at = time.monotonic()
+        if self._watch.refusal is not None and not self._feeds:
+            raise self._watch.explain(f"group {self._group}", "refused")
+
+    def _was_silent(self) -> bool:
+        """Whether we did nothing for so long that somebody else may hold our partitions without our knowing."""
+        return time.monotonic() - self._active_at > SESSION_TIMEOUT_S
+
+    def _heed(self, error: KafkaError, feed: _Feed | None) -> None:
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) and feed is not None:
+            self._place_again(feed)
+        elif error.fatal() or is_refusal(error):
+            raise broker_error(f"group {self._group}", error)
+        else:
+            logger.warning("group %s: %s", self._group, error.str())
+
+    # Positions.
+
+    def _place_one(self) -> bool:
+        """Place the next partition that is not; returns whether there was one."""
+        for key, feed in list(self._feeds.items()):
+            if feed.assembler is None:
+                self._place(key, feed)
+                return True
+        return False
+
+    def _place(self, key: Key, feed: _Feed) -> None:
+        """Ask the store where it is and go there, serving the group meanwhile."""
+        placings = self._placings
+
+        def keep_on() -> bool:
+            self._health.alive()
+            self._serve(0.0)
+            return self._feeds.get(key) is feed and placings == self._placings
+
+        self._consumer.pause([TopicPartition(*each) for each in self._feeds])  # or messages would pile up here
+        try:
+            state = self._store.place(feed.settings, keep_on)
+            offset = self._locate(key, state, feed, keep_on)
+            if keep_on():
+                self._seek(key, offset)
+                feed.assembler = WindowAssembler(feed.settings, self._quarantine_key, state)
+                feed.waiting, feed.next_offset, feed.stored_offset = None, offset, offset
+                feed.is_from_the_start = False
+                window = 0 if state is None else state.window_id
+                logger.info("%s[%d]: window %d from topic offset %d", *key, window, offset)
+        except PlacingStoppedError as error:
+            logger.info("%s", error)
+        except OffsetsGoneError as error:  # retention was quicker than we
+            raise BrokerError(f"{key[0]}[{key[1]}]: {error}") from error
+        except TamperError as error:
+            raise self._alarmed(error, key, -1, None) from error
+        finally:
+            self._resume()
+
+    def _locate(self, key: Key, state: SealState | None, feed: _Feed, keep_on: Callable[[], bool]) -> int:
+        with PartitionTail(self._kafka, *key) as tail:
+            if state is None or feed.is_from_the_start:
+                return tail.watermarks()[0]
+            return locate(tail, state, guess=self._committed(key), keep_on=keep_on)
+
+    def _committed(self, key: Key) -> int:
+        try:
+            return int(self._consumer.committed([TopicPartition(*key)], timeout=5.0)[0].offset)
+        except KafkaException:
+            return -1  # only a guess
+
+    def _seek(self, key: Key, offset: int) -> None:
+        for _ in range(_SEEK_TRIES):
+            try:
+                self._consumer.seek(TopicPartition(*key, offset))
+                return
+            except KafkaException as error:
+                last = error
+                time.sleep(_SEEK_PAUSE_S)
+        raise BrokerError(f"{key[0]}[{key[1]}]: cannot go to offset {offset}: {last.args[0].str()}")
+
+    def _place_again(self, feed: _Feed) -> None:
+        feed.assembler, feed.waiting = None, None
+        feed.backlog.clear()
+
+    def _place_all_again(self) -> None:
+        logger.warning("silent for too long: asking the store again where it is")
+        self._placings += 1
+        for feed in self._feeds.values():
+            self._place_again(feed)
+
+    # Records and windows.
+
+    def _take_waiting(self) -> bool:
+        """Store what is closed, take what was read, in turn over the partitions; returns whether there was any."""
+        worked = False
+        for key, feed in list(self._feeds.items()):
+            while feed.waiting is not None or feed.backlog:
+                worked = True
+                if feed.waiting is None:
+                    self._take(key, feed, feed.backlog[0])
+                if feed.waiting is not None and not self._store_window(key, feed):
+                    break
+        return worked
+
+    def _take(self, key: Key, feed: _Feed, message: Message) -> None:
+        value, offset = message.value(), message.offset()
+        assembler = feed.assembler
+        if assembler is None or offset is None:
+            raise BrokerError(f"{key[0]}[{key[1]}]: a message without an offset")
+        data = strip_header(value or b"")
+        try:
+            taken = assembler.take(data)
+            if taken.outcome == "older":
+                stored = self._store.stored_record(feed.settings, taken.header)
+                check_stored(feed.settings, self._quarantine_key, taken, stored)
+        except SealedGapError as error:
+            self._go_back(feed, error)
+            return
+        except (TamperError, FormatError) as error:
+            raise self._alarmed(error, key, offset, data) from error
+        feed.backlog.popleft()  # only now: the store may have been asked, and not have answered
+        feed.next_offset = offset + 1
+        if taken.outcome == "sealed":
+            feed.waiting = taken.window
+        else:
+            self._health.sink_duplicates.labels(self._store.name).inc()
+
+    def _go_back(self, feed: _Feed, error: SealedGapError) -> None:
+        """A record is missing here: it may stand before where we began to read. The second time it is gone."""
+        if feed.gap_at == error.expected:
+            self._health.ready(False, "sealed records are missing in the topic")
+            raise error
+        logger.warning("%s: reading from the topic's beginning", error)
+        feed.gap_at, feed.is_from_the_start = error.expected, True
+        self._place_again(feed)
+
+    def _store_window(self, key: Key, feed: _Feed) -> bool:
+        """Store the waiting window and commit. Returns False if the partition has to be placed again first."""
+        window = feed.waiting
+        if window is None or self._was_silent():
+            self._place_all_again()
+            return False
+        try:
+            is_new = self._store.store(window)
+        except PositionMovedError as error:
+            logger.warning("%s", error)
+            self._place_again(feed)
+            return False
+        except TamperError as error:
+            raise self._alarmed(error, key, feed.next_offset - 1, None) from error
+        if is_new:
+            self._health.sink_windows.labels(*self._labels(feed)).inc()
+            self._health.sink_events.labels(*self._labels(feed)).inc(window.close.events)
+        feed.waiting, feed.stored_offset = None, feed.next_offset
+        self._consumer.commit(offsets=[TopicPartition(*key, feed.next_offset)], asynchronous=True)
+        self._health.alive()
+        if self._was_silent():
+            self._place_all_again()
+            return False
+        self._active_at = time.monotonic()
+        return True
+
+    def _alarmed(self, error: AuditTrailError, key: Key, offset: int, data: bytes | None) -> TamperError:
+        """Make the alarm durable, then give the error to raise."""
+        found = error if isinstance(error, TamperError) else TamperError(f"{key[0]}[{key[1]}] offset {offset}: {error}")
+        alarm = Alarm.of(
+            found,
+            sink=self._store.name,
+            topic=key[0],
+            partition=key[1],
+            topic_offset=offset,
+            record_sha256=None if data is None else hashlib.sha256(data).hexdigest(),
+            now_us=time.time_ns() // 1000,
+        )
+        path = write_alarm(self._alarms, alarm)
+        self._health.forks.labels(f"sink.{self._store.name}").inc()
+        self._health.ready(False, f"alarm {path.name}")
+        logger.error("alarm written to %s: %s", path, found)
+        return found
+
+    # Pauses.
+
+    def _pause(self, error: Exception) -> None:
+        """Store or brokers do not answer: nothing is read until they do, a little later each time."""
+        if not self._pause_s:
+            logger.warning("paused: %s", error)
+        self._consumer.pause([TopicPartition(*key) for key in self._feeds])
+        self._health.sink_paused.labels(self._store.name).set(0 if isinstance(error, BrokerError) else 1)
+        self._health.ready(False, f"paused: {type(error).__name__}")
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        self._retry_at = time.monotonic() + self._pause_s
+
+    def _go_on(self) -> None:
+        logger.info("goes on")
+        self._pause_s = 0.0
+        self._health.sink_paused.labels(self._store.name).set(0)
+        self._resume()
+
+    def _resume(self) -> None:
+        if not self._pause_s:
+            placed = [TopicPartition(*key) for key, feed in self._feeds.items() if feed.assembler is not None]
+            self._consumer.resume(placed)
+
+    def _report(self) -> None:
+        self._health.ready(bool(self._feeds) and not self._pause_s, "no partition assigned")
+        for key, feed in self._feeds.items():
+            try:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
+            except KafkaException:
+                continue
+            self._health.sink_lag_messages.labels(*self._labels(feed)).set(max(0, high - feed.stored_offset))
+
+    def _labels(self, feed: _Feed) -> tuple[str, str, str]:
+        return self._store.name, feed.settings.stream.stream, str(feed.settings.partition)
+
+
+def _key(message: Message) -> Key:
+    return message.topic() or "", message.partition() or 0
