@@ -6,12 +6,16 @@ here; the event digest binds how they are to be read (kind and schema).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rlhf_audit_ledger.domain import domain, lp, sha256, u16, u32
 from rlhf_audit_ledger.ed25519 import Signer
-from rlhf_audit_schemas.codec import StrictCodec
+from rlhf_audit_schemas.codec import StrictCodec, schema_bytes
+from rlhf_audit_schemas.errors import FormatError
+from rlhf_audit_schemas.strict_decoder import Decoder, compile_decoder, read_varint
 
 MAX_BATCH_EVENTS = 4096
 MAX_BATCH_BYTES = 768 * 1024  # of events; with envelope below brokers left at 1 MB messages
@@ -23,6 +27,7 @@ CONTROL_TYPE = b"\x02"
 
 _ENVELOPE = StrictCodec("envelope/event_batch.avsc")
 _BODY = StrictCodec("envelope/batch_body.avsc")
+_LONG_BITS = 64
 _EVENT = domain("event")
 _BATCH = domain("batch")
 _SIGNATURE = domain("batch-signature")
@@ -101,6 +106,44 @@ def open_envelope(value: bytes) -> tuple[bytes, bytes | None]:
     """Body bytes and signature of an EventBatch. Raises FormatError on anything else."""
     raw = _ENVELOPE.decode(value)
     return raw["body"], raw["signature"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHead:
+    """What stands in front of a batch's events: whose they are and which numbers they have."""
+
+    producer: str
+    epoch: int
+    stream: str
+    partition: int
+    first_seq: int
+    count: int
+    final: bool
+
+
+def batch_head(value: bytes) -> BatchHead:
+    """The head of a source value that is a batch, for those who only forward it: events and signature stay unread.
+
+    Raises FormatError where no head can be read; what it accepts may still be no batch.
+    """
+    if value[:1] != BATCH_TYPE:
+        raise FormatError("not a batch")
+    _, at = read_varint(value, 1, _LONG_BITS)
+    raw, at = _HEAD(value, at)
+    count, _ = read_varint(value, at, _LONG_BITS)
+    return BatchHead(
+        raw["producer"], raw["epoch"], raw["stream"], raw["partition"], raw["first_seq"], count, raw["final"]
+    )
+
+
+def _head_decoder() -> Decoder:
+    schema: dict[str, Any] = json.loads(schema_bytes("envelope/batch_body.avsc"))
+    if schema["fields"].pop()["name"] != "events":
+        raise AssertionError("events are the last field of a batch's body")
+    return compile_decoder(schema, {})
+
+
+_HEAD = _head_decoder()
 
 
 def batch_digest(body: bytes) -> bytes:

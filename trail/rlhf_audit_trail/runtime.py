@@ -16,34 +16,29 @@ the producers' ``heads``.
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rlhf_audit_ledger.batch import MAX_BATCH_EVENTS
-from rlhf_audit_ledger.ed25519 import SeedSigner
 from rlhf_audit_ledger.ids import partition_of
-from rlhf_audit_producers.batches import LIFECYCLE, ProducerSession
+from rlhf_audit_producers.batches import LIFECYCLE
 from rlhf_audit_producers.recorder import LaneView
 from rlhf_audit_producers.spool_files import SpoolRef, done_epoch, is_alive, producers, write_heads
+from rlhf_audit_producers.spool_lock import acquire_drain, spools_have_work
+from rlhf_audit_producers.spool_notices import say_lost, speaker
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import LockedError, make_folders_durably
-from rlhf_audit_stores.recordlog import DamagedLogError
 from rlhf_audit_trail import __version__
 from rlhf_audit_trail.borrowing import is_wanted
 from rlhf_audit_trail.local import LocalTrail
-from rlhf_audit_trail.runtime_start import RUNTIME_LOCK
 from rlhf_audit_trail.spool_reader import SpoolReader
 
 logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0  # a restarted rank comes back within this, or finds a new runtime
 _BUSY_POLL_S, _IDLE_POLL_S = 0.02, 0.1
-_LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.01
 _WAIT_FOR_TRAIL_S = 0.2
 
 
@@ -85,17 +80,9 @@ class Runtime:
                 return True
             if at == len(refs) - 1 and alive:
                 return True
-            self._ending[ref.producer, ref.epoch] = self._why_it_ends(reader)
+            self._ending[ref.producer, ref.epoch] = reader.why_it_ends()
             return True
         return alive
-
-    def _why_it_ends(self, reader: SpoolReader) -> str:
-        try:
-            reader.check_end()
-        except DamagedLogError as error:
-            logger.error("%s", error)
-            return "its lock is free, and its spool is damaged behind the last record that was read"
-        return "its lock is free without a producer_end"
 
     def _settle(self, folder: Path, refs: Sequence[SpoolRef]) -> None:
         """Note as done what is read to its end; delete what is stored."""
@@ -137,14 +124,7 @@ class Runtime:
         if any(view.ended for view in said):
             return
         epoch = self._trail.take_epoch(producer)
-        session = ProducerSession(
-            self._trail,
-            producer=producer,
-            epoch=epoch.number,
-            signer=SeedSigner(os.urandom(32)),
-            batch_events=MAX_BATCH_EVENTS,
-            now_us=lambda: time.time_ns() // 1000,
-        )
+        session = speaker(self._trail, producer, epoch.number, lambda: time.time_ns() // 1000)
         session.start(
             software=f"rlhf-audit-trail {__version__}",
             previous_epoch=epoch.previous,
@@ -152,10 +132,7 @@ class Runtime:
             purpose="runtime",
         )
         if not any(view.next_seq > 1 for view in said):  # else a runtime died between saying it and ending the lane
-            heads = [{"stream": view.stream, "partition": view.partition, "next_seq": view.next_seq} for view in lanes]
-            session.say(
-                "producer_lost", producer=ref.producer, epoch=ref.epoch, lanes=heads, found_by=producer, reason=reason
-            )
+            say_lost(session, ref, lanes, reason)
         session.end(rows=0, bad_rows=0, reason="finished")
         self._trail.work()
         logger.warning("producer %s epoch %d is lost: %s", ref.producer, ref.epoch, reason)
@@ -163,11 +140,7 @@ class Runtime:
 
 def has_work(directory: Path, disk: Disk | None = None) -> bool:
     """Whether somebody records, or left records that were not taken to their end."""
-    disk = RealDisk() if disk is None else disk
-    return any(
-        is_alive(folder) or any(ref.epoch > done_epoch(disk, folder) for ref in refs)
-        for folder, refs in producers(disk, directory / "spool")
-    )
+    return spools_have_work(RealDisk() if disk is None else disk, directory / "spool")
 
 
 def run_runtime(
@@ -180,13 +153,13 @@ def run_runtime(
     """Run until told to stop, or until nobody records any more. Returns False if another runtime holds the trail."""
     make_folders_durably(RealDisk(), directory / "spool")
     while True:
-        fd = _acquire(directory)
-        if fd is None:
+        lock = acquire_drain(directory / "spool")
+        if lock is None:
             return False
         try:
             _run_locked(directory, open_trail, until_idle=until_idle, should_stop=should_stop)
         finally:
-            os.close(fd)
+            lock.release()
         # Whoever wrote its last record while we still held the lock relies on us: look once more without it.
         if should_stop() or not until_idle or not has_work(directory):
             return True
@@ -249,15 +222,3 @@ def _opened(
             logger.info("%s is in use by another process: waiting", directory)
         said = True
         time.sleep(_WAIT_FOR_TRAIL_S)
-
-
-def _acquire(directory: Path) -> int | None:
-    fd = os.open(directory / "spool" / RUNTIME_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    for _ in range(_LOCK_TRIES):  # whoever only looks whether we run holds it for microseconds
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_S)
-    os.close(fd)
-    return None

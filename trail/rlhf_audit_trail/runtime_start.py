@@ -17,11 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
-from rlhf_audit_stores.durable import is_locked
+from rlhf_audit_producers.spool_lock import is_drained_by_somebody
 
 logger = logging.getLogger(__name__)
 
-RUNTIME_LOCK = "runtime.lock"
 RUNTIME_LOG = "runtime.log"
 _MAX_LOG_BYTES = 1 << 20
 _PACKAGES = ("schemas", "ledger", "stores", "producers", "processors", "sinks", "auditor", "trail")
@@ -30,7 +29,7 @@ _started: list[subprocess.Popen[bytes]] = []  # children to be waited for, so th
 
 def is_running(directory: Path) -> bool:
     """Whether a runtime holds this trail."""
-    return is_locked(directory / "spool" / RUNTIME_LOCK)
+    return is_drained_by_somebody(directory / "spool")
 
 
 def ensure_runtime(directory: Path) -> bool:
