@@ -81,6 +81,13 @@ class Settings:
     progress: ProgressMode
     clickhouse: ProgressMode
     query_port: int
+    objects_url: str
+    vault_url: str
+    clickhouse_host: str
+    clickhouse_port: int
+    clickhouse_user: str
+    clickhouse_password_file: str
+    clickhouse_secure: str
     metrics_host: str
     metrics_port: int
     brokers: str
@@ -199,6 +206,14 @@ def _counts(text: str) -> dict[str, int]:
     return counts
 
 
+def _store_url(raw: object) -> str:
+    if raw != "" and not (isinstance(raw, str) and re.fullmatch(r"(s3|gs|az)://[^@?#\s]+", raw)):
+        raise ValueError(
+            "expected s3://bucket/prefix, gs:// or az://; what it takes to log in stands in the environment"
+        )
+    return str(raw)
+
+
 def _one_of(*words: str) -> Callable[[object], str]:
     def parse(raw: object) -> str:
         if raw not in words:
@@ -231,6 +246,17 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
             SettingKey(
                 "query_port", 0, _whole_number(0, 65535), "loopback port of ClickHouse HTTP; 0 takes a free one"
             ),
+            SettingKey(
+                "objects_url", "", _store_url, "where workers keep objects/: s3://bucket/prefix; empty: the folder"
+            ),
+            SettingKey(
+                "vault_url", "", _store_url, "where workers keep vault/, a bucket of its own; empty: the folder"
+            ),
+            SettingKey("clickhouse_host", "", _text, "ClickHouse server that a sink fills; empty: the engine in here"),
+            SettingKey("clickhouse_port", 0, _whole_number(0, 65535), "its HTTP port; 0: 8123, or 8443 with TLS"),
+            SettingKey("clickhouse_user", "default", _text, "who a sink is to the server"),
+            SettingKey("clickhouse_password_file", "", _text, "file (0600) that holds the password"),
+            SettingKey("clickhouse_secure", "off", _one_of("on", "off"), "TLS to the server: on or off"),
             SettingKey("metrics_host", "127.0.0.1", _ip_address, "address for /metrics, /healthz, /readyz of a worker"),
             SettingKey("metrics_port", 0, _whole_number(0, 65535), "port of these pages; 0 takes a free one"),
             SettingKey("brokers", "", _text, "Kafka brokers to ask first, host:port,host:port; empty: no Kafka"),
@@ -249,6 +275,9 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
     }
 )
 
+_STORE_KEYS: Final = (
+    "objects_url", "vault_url", "clickhouse_host", "clickhouse_user", "clickhouse_password_file", "clickhouse_secure"
+)  # fmt: skip
 _KAFKA_KEYS: Final = tuple(name for name in KEYS if name in ("brokers", "topic_prefix") or name.startswith("kafka_"))
 
 
@@ -291,6 +320,8 @@ def load_settings(
         progress=cast(ProgressMode, values["progress"]),
         clickhouse=cast(ProgressMode, values["clickhouse"]),
         query_port=int(values["query_port"]),
+        clickhouse_port=int(values["clickhouse_port"]),
+        **{name: str(values[name]) for name in _STORE_KEYS},
         metrics_host=str(values["metrics_host"]),
         metrics_port=int(values["metrics_port"]),
         **{name: str(values[name]) for name in _KAFKA_KEYS},
