@@ -24,6 +24,7 @@ CODE := $(wildcard $(ROOTS) tests benchmarks examples)
 PYTEST := $(BIN)/python -m pytest
 QUICK := $(wildcard tests/unit tests/vectors)
 TRAINS := $(wildcard tests/training tests/integration/test_demo.py)  # in a process of their own: torch is 0.5 GiB
+STREAMS := $(wildcard tests/kafka)  # in a process of their own too: brokers, registry and workers beside it
 
 .PHONY: help install demo check test bench interop lock clean
 
@@ -62,8 +63,9 @@ check: $(STAMP)  ## format, lint, types, import contracts, unit tests offline wi
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST) $(QUICK) --cov --cov-report=term
 
-test: check $(TRAINED)  ## check, then contract, crash, integration, training, demo, minimal install and interop
-	$(PYTEST) tests $(addprefix --ignore=,$(QUICK) $(TRAINS))
+test: check $(TRAINED)  ## check, then contract, crash, integration, Kafka, training, demo, minimal install and interop
+	$(PYTEST) tests $(addprefix --ignore=,$(QUICK) $(TRAINS) $(STREAMS))
+	$(PYTEST) $(STREAMS)
 	$(PYTEST) $(TRAINS)
 
 interop: $(STAMP)  ## programs nobody here wrote judge our logs and our forgeries (needs Go)

@@ -62,7 +62,7 @@ def _up(args: argparse.Namespace) -> int:
 
     is_new = not (args.directory / "cluster.json").exists()
     cluster = KafkaCluster(args.directory, brokers=args.count or 1, secure=args.secure, is_tied=bool(args.foreground))
-    if not is_new and (args.secure and not cluster.is_secure or args.count not in (None, len(cluster.nodes))):
+    if not is_new and ((args.secure and not cluster.is_secure) or args.count not in (None, len(cluster.nodes))):
         raise ConfigError(f"{args.directory} holds another kind of cluster: pass another --dir or remove it")
     with track(None, "fetching Kafka", unit="files") as meter:
         jars(say=meter.advance)
