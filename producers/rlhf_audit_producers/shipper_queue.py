@@ -117,6 +117,11 @@ class ShipQueue:
         return self._bytes < self._max_bytes and self._records < self._max_records
 
     @property
+    def has_client(self) -> bool:
+        """Whether ``work`` waits for a client; without one it returns at once."""
+        return self._client is not None
+
+    @property
     def records(self) -> int:
         """Records that are not settled."""
         return self._records

@@ -35,6 +35,17 @@ def ledger_facts(directory: Path, settings: Settings, disk: Disk | None = None) 
             time.sleep(_LOOK_AGAIN_S)
 
 
+def known_facts(directory: Path, disk: Disk | None = None) -> LedgerFacts:
+    """Facts of a ledger that others founded. Raises CouldNotCheckError if it is not here."""
+    facts = _read(directory, disk)
+    if facts is None:
+        raise CouldNotCheckError(
+            f"{directory} holds no ledger yet: a training that records into it brings it, or copy objects/global and "
+            "keys/routing.key of the ledger to it"
+        )
+    return facts
+
+
 def _read(directory: Path, disk: Disk | None) -> LedgerFacts | None:
     if not (directory / "objects" / "global" / "checkpoint").exists():
         return None  # the common case of a first start, answered before anything heavy is loaded

@@ -1,8 +1,10 @@
-"""Starting the one-process runtime beside a training, and knowing whether it runs.
+"""Starting what drains the spools beside a training, and knowing whether it runs.
 
-The runtime is a process of its own: own session, no inherited files but a log,
-so that it survives the death of whoever started it. It ends by itself when the
-last producer has gone and everything is stored.
+That is the one-process runtime (``rlhf-audit local``), or the shipper
+(``rlhf-audit ship``) where brokers are named: a process of its own, own
+session, no inherited files but a log, so that it survives the death of whoever
+started it. It ends by itself when the last producer has gone and everything is
+stored, or acknowledged by the brokers.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from pathlib import Path
 
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
 from rlhf_audit_producers.spool_lock import is_drained_by_somebody
+from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_trail.settings import KEYS, load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +36,17 @@ def is_running(directory: Path) -> bool:
     return is_drained_by_somebody(directory / "spool")
 
 
-def ensure_runtime(directory: Path) -> bool:
-    """Start a runtime if none runs. Returns whether one was started; it may find that another was quicker, and end."""
+def ensure_runtime(directory: Path, *, brokers: str | None = None) -> bool:
+    """Start a runtime if none runs. Returns whether one was started; it may find that another was quicker, and end.
+
+    ``brokers`` are those that the program itself names; None: as the settings say.
+    """
     for status in _reap():
         if status:
             logger.warning("the runtime ended with status %d: %s says why", status, directory / "spool" / RUNTIME_LOG)
     if is_running(directory):
         return False
-    start_runtime(directory)
+    start_runtime(directory, brokers=brokers)
     return True
 
 
@@ -50,17 +57,30 @@ def _reap() -> list[int]:
     return [each.returncode for each in ended]
 
 
-def start_runtime(directory: Path) -> None:
-    """``rlhf-audit local DIR --until-idle`` as a process of its own. Raises OSError if it cannot be started."""
+def runtime_command(directory: Path, *, brokers: str | None = None) -> str:
+    """``ship`` where brokers are named, else ``local``."""
+    if brokers is None:
+        try:
+            brokers = load_settings(directory).brokers
+        except ConfigError:
+            return "local"  # says what is wrong with the settings, in the log that people look into
+    return "ship" if brokers else "local"
+
+
+def start_runtime(directory: Path, *, brokers: str | None = None) -> None:
+    """``rlhf-audit local|ship DIR --until-idle`` as a process of its own. Raises OSError if it cannot be started."""
     log = directory / "spool" / RUNTIME_LOG
     if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
     environment = {name: value for name, value in os.environ.items() if name != RUN_ID_VARIABLE}
     environment["PYTHONPATH"] = python_path()
+    if brokers is not None:
+        environment[KEYS["brokers"].variable] = brokers
+    command = runtime_command(directory, brokers=brokers)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module under the interpreter that runs us
-            [sys.executable, "-P", "-m", "rlhf_audit_trail", "-v", "local", str(directory.absolute()), "--until-idle"],
+            [sys.executable, "-P", "-m", "rlhf_audit_trail", "-v", command, str(directory.absolute()), "--until-idle"],
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=descriptor,

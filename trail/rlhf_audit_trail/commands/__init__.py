@@ -29,6 +29,8 @@ NAMES: Final[tuple[str, ...]] = (
     "status",
     "tail",
     "restore",
+    "ship",
+    "spool",
     "kafka",
     "keys",
     "config",
