@@ -157,7 +157,7 @@ class Partition:
         counter = self.state.ticks.counter + 1
         tick = Tick(
             ledger_id=self.settings.ledger_id,
-            source_id=SOURCE_ID,
+            source_id=self.state.source_id,
             stream=self.settings.stream.stream,
             partition=self.settings.partition,
             counter=counter,

@@ -25,6 +25,7 @@ Code = Literal[
     "vault",  # a payload object does not decrypt, re-hash or fit its window
     "tick",  # a tick names a state of the global log that never was, or came later
     "lane",  # a batch stands in a lane whose key did not sign it
+    "source",  # a partition goes back to a source log that it had left
     "unexplained",  # an object that no rule explains
     "pending",  # what stands beyond a checkpoint is not a complete and consistent tail
 ]

@@ -7,7 +7,8 @@ For each window, in order; one window is in memory at a time:
 3. The window's checkpoint is signed, by nobody else besides, is the size and root of what was built, and the global
    log names it, next in order, or ends before it (``window_checkpoints``).
 4. Ticks name states of the global log that existed, in order, before this window's own checkpoint (``ticks``).
-5. Lanes, duplicates and the statements of producers are noted (``lane_watch``, ``duplicates``, ``statements``).
+5. Switches of the source are told, and none goes back to a log that was left.
+6. Lanes, duplicates and the statements of producers are noted (``lane_watch``, ``duplicates``, ``statements``).
 
 A window that contradicts is a finding; its entries are then taken from the
 log, and the next one is run again as soon as the lane table is known.
@@ -74,6 +75,7 @@ class _PartitionCheck:
         self._watch = LaneWatch(self._stream, self._partition, self._findings)
         self._duplicates = Duplicates(self._objects, self._watch)
         self._ticks = TickCheck(RootAt(self._objects, task.global_size), self._findings)
+        self._sources: set[bytes] = set()
         self._checkpoints = WindowCheckpoints(
             self._objects, task.key, task.settings.origin, task.global_size, self.result
         )
@@ -151,6 +153,7 @@ class _PartitionCheck:
 
     def _note(self, window: int, run: WindowRun) -> None:
         """Lanes, statements and counts of a window that holds."""
+        self._see_source(window, run)
         for step in run.steps:
             header = step.move.header
             batch = header.batch
@@ -165,6 +168,18 @@ class _PartitionCheck:
             self.result.outcomes[outcome] += count
         self.result.messages += len(run.steps)
         self.result.newest_us = run.steps[-1].move.header.ts_us
+
+    def _see_source(self, window: int, run: WindowRun) -> None:
+        """The window's source log, and where a switch leads: offsets of one log are never sealed twice."""
+        last = run.steps[-1].move
+        self._sources.add(last.header.source_id)
+        if last.switch is None:
+            return
+        new, at = last.switch.new_source_id, last.switch.next_offset
+        name = f"{self._stream}/{self._partition}"
+        self._findings.note(f"{name} goes on in source log {new.hex()} at offset {at}, behind window {window}")
+        if new in self._sources:
+            self._findings.add("source", f"goes back to source log {new.hex()}, which it had left", window=window)
 
     def _end(self, head: Checkpoint, data: bytes, last: bytes) -> None:
         """The partition's own checkpoint is that of its last window, and nothing is left of the log."""

@@ -2,7 +2,8 @@
 
 1. State at the published checkpoint, from the objects (``rlhf_audit_stores.stored_state``).
 2. The sealed log goes on from there: each record is sealed again and must come out byte for byte.
-3. The source log is the same one, is not shorter, and its last sealed message is the same.
+3. The source log is the same one, is not shorter, and its last sealed message is the same. Or it is the one that the
+   last sealed message was the end of (``is_switched``): then nothing more comes from it.
 
 Anything else (another source log, a restored backup, a fork) is refused with
 an explanation: never restarted at 0, never signed.
@@ -65,7 +66,8 @@ class Source(Protocol):
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """``published`` and ``edge`` are those of the object store, ``state`` is after the sealed log's last record and
-    ``unstored`` what was sealed in between. ``is_log_short``: the sealed log lacks records the objects have."""
+    ``unstored`` what was sealed in between. ``is_log_short``: the sealed log lacks records the objects have.
+    ``is_switched``: the partition goes on in another source log than this one."""
 
     published: Checkpoint | None
     version: Version | None
@@ -74,6 +76,7 @@ class Recovered:
     state: SealState
     unstored: list[Sealed]
     is_log_short: bool
+    is_switched: bool = False
 
 
 def recover(sealer: Sealer, objects: ObjectStore, sealed: SealedReader, source: Source) -> Recovered:
@@ -81,11 +84,15 @@ def recover(sealer: Sealer, objects: ObjectStore, sealed: SealedReader, source: 
     stored = stored_state(sealer.settings, objects)
     start = first_state(sealer.settings, source.source_id) if stored is None else stored.state
     state, unstored = _read_back(sealer, sealed, start)
-    _check_source(sealer, source, state)
+    before = unstored[-1].header.source_id if unstored else None if stored is None else stored.last_source_id
+    is_switched = source.source_id == before != state.source_id
+    if not is_switched:
+        _check_source(sealer, source, state)
     is_log_short = sealed.next_m <= start.m and start.m > 0
     if stored is None:
-        return Recovered(None, None, None, Edge.empty(), state, unstored, is_log_short)
-    return Recovered(stored.published, stored.version, stored.close, stored.edge, state, unstored, is_log_short)
+        return Recovered(None, None, None, Edge.empty(), state, unstored, is_log_short, is_switched)
+    published, version, close, edge = stored.published, stored.version, stored.close, stored.edge
+    return Recovered(published, version, close, edge, state, unstored, is_log_short, is_switched)
 
 
 def _read_back(sealer: Sealer, sealed: SealedReader, start: SealState) -> tuple[SealState, list[Sealed]]:

@@ -20,6 +20,10 @@ class SourceReader(Protocol):
     """Messages of one partition in the order that was decided once."""
 
     @property
+    def source_id(self) -> bytes:
+        """16 bytes that name this log."""
+
+    @property
     def next_offset(self) -> int:
         """Offset that the next message will get."""
 
@@ -38,7 +42,10 @@ class SealedWriter(Protocol):
 
 
 class SealLoop:
-    """Seals what is new in the source log. ``state`` is that after the last record appended."""
+    """Seals what is new in the source log. ``state`` is that after the last record appended.
+
+    A switch of the source is the last message it seals: offsets of the state are then those of another log.
+    """
 
     def __init__(self, sealer: Sealer, state: SealState, source: SourceReader, sealed: SealedWriter) -> None:
         self.sealer = sealer
@@ -47,14 +54,24 @@ class SealLoop:
         self._sealed = sealed
 
     @property
+    def is_switched(self) -> bool:
+        """Whether the partition goes on in another source log than this one."""
+        return self.state.source_id != self._source.source_id
+
+    @property
     def has_work(self) -> bool:
         """Whether the source log holds messages that are not sealed."""
-        return self._source.next_offset > self.state.next_offset
+        return not self.is_switched and self._source.next_offset > self.state.next_offset
 
     def run(self) -> Iterator[Sealed]:
         """Seal every message that is there, one by one; the caller syncs before it acts on a close."""
+        source_id = self._source.source_id
+        if self.state.source_id != source_id:
+            return
         for message in self._source.read_from(self.state.next_offset):
             state, sealed = seal_all(self.sealer, self.state, message)
             self._sealed.append([one.record.encode() for one in sealed])
             self.state = state
             yield from sealed
+            if self.state.source_id != source_id:
+                return

@@ -36,13 +36,17 @@ class RefusedToGoOnError(TamperError):
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """``state`` is right after ``close``, the last entry under the ``published`` checkpoint; ``edge`` the log's."""
+    """``state`` is right after ``close``, the last entry under the ``published`` checkpoint; ``edge`` the log's.
+
+    ``last_source_id`` is the source log of the window that was closed: another one than the state's after a switch.
+    """
 
     published: Checkpoint
     version: Version
     close: Close
     edge: Edge
     state: SealState
+    last_source_id: bytes
 
 
 def stored_state(settings: PartitionSettings, objects: ObjectStore) -> StoredState | None:
@@ -56,20 +60,23 @@ def stored_state(settings: PartitionSettings, objects: ObjectStore) -> StoredSta
     edge = load_edge(published.size, published.root, lambda path: objects.get(f"{prefix}/{path}"))
     last = TileReader(published.size, lambda path: objects.get(f"{prefix}/{path}")).entry(published.size - 1)
     close = decode_close(last, f"{settings.name} index {published.size - 1}")
-    return StoredState(published, version, close, edge, _state_at(settings, objects, close, edge))
-
-
-def _state_at(settings: PartitionSettings, objects: ObjectStore, close: Close, edge: Edge) -> SealState:
-    """State right after a close, from close, right edge and segments."""
     segments = Segments(objects, settings.stream.stream, settings.partition)
+    last_header = SealHeader.decode(segments.read(close.window)[-1].header)
+    state = _state_at(settings, objects, segments, close, edge, last_header)
+    return StoredState(published, version, close, edge, state, last_header.source_id)
+
+
+def _state_at(
+    settings: PartitionSettings, objects: ObjectStore, segments: Segments, close: Close, edge: Edge, last: SealHeader
+) -> SealState:
+    """State right after a close, from close, right edge, segments and the header of its last message."""
     lanes = _lanes_from_rows(segments, close)
     if lanes is None:
         return fold_segments(settings, objects, close)
-    last = SealHeader.decode(segments.read(close.window)[-1].header)
     return SealState(
         source_id=close.source_id,
         next_offset=close.next_offset,
-        last_value=last.value_digest if last.source_id == close.source_id else None,  # else the source was switched
+        last_value=last.value_digest if last.source_id == close.source_id else None,
         m=close.m,
         link=close.link,
         tree=edge.compact_range(),

@@ -15,13 +15,13 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 from rlhf_audit_ledger.header import SealHeader
-from rlhf_audit_ledger.objects import SEGMENT, parse_segment_name, segment_name
+from rlhf_audit_ledger.objects import SEGMENT, parse_segment_name
 from rlhf_audit_ledger.seal import Sealer
-from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_processors.sequencer import Sequencer
+from rlhf_audit_processors.unpublished import find_unpublished
 from rlhf_audit_producers.recorder import LaneView
-from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
+from rlhf_audit_schemas.errors import ConfigError, FormatError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import FolderLock, make_folders_durably, sweep
@@ -54,7 +54,11 @@ class LocalTrail:
         disk: Disk | None = None,
         clock_us: Callable[[], int] = _now_us,
         sinks: Sequence[WindowSink] = (),
+        is_leaving: bool = False,
     ) -> None:
+        """``is_leaving``: to end its source logs (``source_switch``); a trail that went on elsewhere opens for no other
+        use."""
+        self._is_leaving = is_leaving
         self._sinks = OptionalSinks(sinks)
         self.directory = directory
         self._disk = RealDisk() if disk is None else disk
@@ -113,6 +117,7 @@ class LocalTrail:
             for number in range(partitions):
                 if self._disk.exists(self._partition_folder(stream, number)):
                     self._partition(stream, number)
+        self._check_not_switched()
         self._find_unpublished()
         self.work()
 
@@ -142,6 +147,14 @@ class LocalTrail:
                 "key back, or start a new trail in another folder"
             )
 
+    def _check_not_switched(self) -> None:
+        gone = [part.settings.name for part in self._parts.values() if part.is_switched]
+        if gone and not self._is_leaving:
+            raise ConfigError(
+                f"{self.directory}: this ledger goes on in Kafka ({gone[0]} was switched): ship and seal instead of "
+                "working here; if the switch was interrupted, run `rlhf-audit topics apply --continue` again"
+            )
+
     def _partition_folder(self, stream: str, number: int) -> Path:
         return self._spool / stream / str(number)
 
@@ -163,33 +176,8 @@ class LocalTrail:
 
     def _find_unpublished(self) -> None:
         """Stored windows whose checkpoints are not in the global log yet: a crash came between the two."""
-        sizes = {part.settings.origin: part for part in self._parts.values() if part.published_size}
-        newest = self._sequencer.newest_sizes(set(sizes))
-        for origin, part in sizes.items():
-            if newest.get(origin, 0) > part.published_size:
-                raise AuditTrailError(
-                    f"{part.settings.name}: the global log names size {newest[origin]}, the partition's own checkpoint "
-                    f"{part.published_size}: the object store was restored from an older state; run "
-                    "`rlhf-audit verify` and restore the newer objects"
-                )
-            self._unpublished += self._checkpoints_after(part, newest.get(origin, 0))
-
-    def _checkpoints_after(self, part: LocalPartition, size: int) -> list[bytes]:
-        stream, number = part.settings.stream.stream, part.settings.partition
-        found_ones: list[bytes] = []
-        for window in range(part.state.window_id - 1, -1, -1):
-            name = segment_name(stream, number, window)
-            if not self._objects.exists(name):
-                continue  # sealed, not stored yet
-            last = SealedRecord.from_segment(SEGMENT.decode(name, self._objects.get(name))[-1])
-            if last.checkpoint is None:
-                raise AuditTrailError(f"{name}: does not end with a checkpoint; run `rlhf-audit verify`")
-            at = int(last.checkpoint.split(b"\n", 2)[1])
-            if at <= size:
-                break
-            if at <= part.published_size:
-                found_ones.append(last.checkpoint)
-        return found_ones[::-1]
+        stored = [(part.settings, part.published) for part in self._parts.values() if part.published is not None]
+        self._unpublished += find_unpublished(self._sequencer, self._objects, stored)
 
     # What producers see (rlhf_audit_producers.recorder.Recorder).
 
@@ -244,6 +232,20 @@ class LocalTrail:
         if not 0 <= partition < self.partitions.get(stream, 0):
             raise FormatError(f"{stream}/{partition}: no such partition")
         return self._partition(stream, partition)
+
+    def used_parts(self) -> list[LocalPartition]:
+        """Partitions that ever held a message, in order."""
+        return [self._parts[key] for key in sorted(self._parts) if self._parts[key].is_used]
+
+    def switch_source(self, stream: str, partition: int, new_source_id: bytes, next_offset: int) -> None:
+        """End a partition's source log: sealed and stored when it returns, published after ``drain``.
+
+        Raises ConfigError if it was switched already, or the genesis leaves this to an operator.
+        """
+        part = self.part(stream, partition)
+        self._run(part)
+        part.switch_to(new_source_id, next_offset, self._clock_us())
+        self._run(part)
 
     def forget_spool(self, log: bytes) -> None:
         """A spool is stored and deleted."""

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_audit_ledger.close import Close
-from rlhf_audit_ledger.control import ControlType, Tick, signed_control
+from rlhf_audit_ledger.control import ControlType, SourceSwitch, Tick, signed_control
 from rlhf_audit_ledger.ed25519 import Signer
+from rlhf_audit_ledger.reading import control_role
 from rlhf_audit_ledger.seal import Sealed, Sealer
 from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import SealState
 from rlhf_audit_processors.recovery import recover
 from rlhf_audit_processors.seal_loop import SealLoop
+from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_sinks.evidence import EvidenceSink
 from rlhf_audit_stores.disk import Disk
 from rlhf_audit_stores.objects import ObjectStore
@@ -72,7 +74,6 @@ class LocalPartition:
             edge=recovered.edge,
             version=recovered.version,
         )
-        self.published_size = recovered.edge.size
         self._close = recovered.close
         self._open: list[Sealed] = recovered.unstored
         self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
@@ -80,12 +81,22 @@ class LocalPartition:
         self._ends_with_tick = True  # what an earlier process left needs no new one
 
     @property
+    def published(self) -> Close | None:
+        """The close that the partition's stored checkpoint stands for, None before the first."""
+        return self._close
+
+    @property
     def state(self) -> SealState:
         """State after the last sealed message."""
         return self._loop.state
 
     def append(self, values: list[bytes], now_us: int, origins: Sequence[Origin] | None = None) -> int:
-        """Append source values; durable and sealed after ``work``. Returns the bytes that wait for a close."""
+        """Append source values; durable and sealed after ``work``. Returns the bytes that wait for a close.
+
+        Raises ConfigError if the partition goes on elsewhere.
+        """
+        if self.is_switched:
+            raise ConfigError(f"{self.settings.name}: this partition goes on in Kafka; nothing can be added to it here")
         ts_us = now_us - now_us % 1000
         self._source.append_many(values, ts_us, origins)
         self._ends_with_tick = False
@@ -117,6 +128,36 @@ class LocalPartition:
         self.append([signed_control(ControlType.TICK, tick.encode(), self._ticker)], now_us)
         self._ends_with_tick = True
 
+    def switch_to(self, new_source_id: bytes, next_offset: int, now_us: int) -> None:
+        """Append the last message of this source log; everything before it must be sealed, as for ``tick``.
+
+        Raises ConfigError if the genesis leaves this to an operator.
+        """
+        role = control_role(self.settings, ControlType.SOURCE_SWITCH)
+        if role != "ticker":
+            raise ConfigError(f"{self.settings.name}: this ledger's source is switched by its {role}, not from here")
+        switch = SourceSwitch(
+            ledger_id=self.settings.ledger_id,
+            source_id=self._source.source_id,
+            stream=self.settings.stream.stream,
+            partition=self.settings.partition,
+            new_source_id=new_source_id,
+            next_offset=next_offset,
+        )
+        self._source.roll()
+        self.append([signed_control(ControlType.SOURCE_SWITCH, switch.encode(), self._ticker)], now_us)
+        self._ends_with_tick = True  # it holds no payload either
+
+    @property
+    def is_switched(self) -> bool:
+        """Whether the partition goes on in another source log."""
+        return self._loop.is_switched
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it ever held a message."""
+        return self._source.next_offset > 0 or self._close is not None
+
     @property
     def next_source_offset(self) -> int:
         """Offset that the next source value will get."""
@@ -125,7 +166,10 @@ class LocalPartition:
     @property
     def stored_source_offset(self) -> int:
         """Offset below which every source value is stored as evidence."""
-        return 0 if self._close is None else self._close.next_offset
+        if self._close is None:
+            return 0
+        is_ours = self._close.source_id == self._source.source_id
+        return self._close.next_offset if is_ours else self._source.next_offset  # behind a switch nothing comes
 
     def taken(self, log: bytes) -> int:
         """Offset of the first record of a spool that was not taken into this partition."""
@@ -158,7 +202,6 @@ class LocalPartition:
             window = self._open[start : end + 1]
             stored = self._sink.store(window)
             start = end + 1
-            self.published_size = stored.close.size
             self._close = stored.close
             yield SealedWindow(self.settings, window, stored.close, stored.checkpoint)
         del self._open[:start]
@@ -174,7 +217,7 @@ class LocalPartition:
         if is_drained:
             self._sealed.roll()
         self._sealed.drop_before(self._close.m + 1)
-        self._source.drop_before(self._close.next_offset - 1)
+        self._source.drop_before(self.stored_source_offset - 1)
 
     @property
     def needs_tick(self) -> bool:
