@@ -20,7 +20,7 @@ from rlhf_audit_stores.kafka.wire import strip_header, with_header
 from spooling import FACTS, NOW_US
 
 Answer = Literal["ok", "refuse", "lose", "silent", "silent but stored", "full", "too large"]
-RIGHTS, TOO_LARGE, TIMED_OUT, FATAL, PURGED = 29, 10, -192, -150, -152
+RIGHTS, TOO_LARGE, TIMED_OUT, FATAL, GAPLESS, PURGED = 29, 10, -192, -150, -148, -152
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Brokers:
 
     answer: Callable[[str, int, bytes], Answer] = lambda topic, partition, value: "ok"
     is_gapless: bool = True
+    tells_by_raising: bool = True
     capacity: int = 1000
     topics: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
     clients: int = 0
@@ -76,6 +77,7 @@ class FakeClient:
         self._queue: deque[tuple[str, int, bytes, Callable[[Any, Any], None]]] = deque()
         self._silent: list[Callable[[Any, Any], None]] = []
         self._is_dead = False
+        self._last: FakeError | None = None
 
     def produce(self, topic: str, value: bytes, *, partition: int, on_delivery: Callable[[Any, Any], None]) -> None:
         if len(self._queue) >= self._brokers.capacity:
@@ -85,13 +87,18 @@ class FakeClient:
         self._queue.append((topic, partition, bytes(value), on_delivery))
 
     def poll(self, timeout: float) -> int:
-        for _ in range(min(3, len(self._queue))):
+        due = min(3, len(self._queue))
+        was_alive = not self._is_dead
+        for _ in range(due):
             self._answer(*self._queue.popleft())
-        return 0
+            if was_alive and self._is_dead and self._brokers.tells_by_raising:
+                raise FakeKafkaException(FakeError(GAPLESS))
+        return due
 
     def _answer(self, topic: str, partition: int, value: bytes, tell: Callable[[Any, Any], None]) -> None:
         if self._is_dead:
-            tell(FakeError(FATAL), None)
+            tell(self._last or FakeError(FATAL), None)
+            self._last = None
             return
         what = self._brokers.answer(topic, partition, value)
         if what in ("ok", "lose", "silent but stored"):
@@ -103,6 +110,10 @@ class FakeClient:
             self._is_dead = True  # what stands behind it is not answered either
         else:
             self._is_dead = self._brokers.is_gapless
+            if self._is_dead and self._brokers.tells_by_raising:
+                self._queue.appendleft((topic, partition, value, tell))  # it is told behind the end of the client
+                self._last = FakeError({"refuse": RIGHTS, "too large": TOO_LARGE}.get(what, TIMED_OUT))
+                return
             tell(FakeError({"refuse": RIGHTS, "too large": TOO_LARGE}.get(what, TIMED_OUT)), None)
 
     def purge(self) -> None:

@@ -44,7 +44,7 @@ from rlhf_audit_producers.spool_notices import say_lost, write_notice
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_schemas.kinds import KINDS
 from rlhf_audit_stores.disk import Disk, DiskFullError
-from rlhf_audit_stores.durable import AlreadyStoredError, create_file_durably
+from rlhf_audit_stores.durable import AlreadyStoredError, create_file_durably, sweep
 from rlhf_audit_stores.kafka.wire import strip_header
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,9 @@ class Shipper:
         self._with_header, self._software = with_header, software
         self._now_us, self._clock = now_us, clock
         self.queue = make_queue(self._put_aside)
+        for folder in (spool, spool / REFUSED_FOLDER):  # nobody else writes files there while we have the right to drain
+            if disk.exists(folder):
+                sweep(disk, folder)
         self._positions = Positions(disk, spool)
         self._sources: dict[bytes, _Source] = {}
         self._done: dict[Path, int] = {}

@@ -62,5 +62,5 @@ def client_maker(settings: KafkaSettings, on_trouble: Callable[[Blame, str], Non
 def _librdkafka_log() -> logging.Logger:
     """A line for every attempt to connect helps whoever looks for one; others are told once, in our words."""
     log = logging.getLogger(f"{__name__}.librdkafka")
-    log.setLevel(logging.DEBUG if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL)
+    log.setLevel(logging.DEBUG if logger.isEnabledFor(logging.DEBUG) else logging.CRITICAL + 1)
     return log

@@ -41,6 +41,7 @@ MAX_RECORDS_UNDERWAY: Final = 50_000  # below librdkafka's own limit of 100,000
 FIRST_PAUSE_S: Final = 0.25
 MAX_PAUSE_S: Final = 30.0
 STALL_S: Final = 120.0  # without any acknowledgement: a client that hangs is replaced; the brokers know repeats
+_LAST_WORDS, _LAST_WORDS_S = 20, 0.05
 
 
 class Client(Protocol):
@@ -50,7 +51,7 @@ class Client(Protocol):
         """Raises BufferError when full, KafkaException for a record that cannot be sent."""
 
     def poll(self, timeout: float) -> int:
-        """Call the callbacks that are due."""
+        """Call the callbacks that are due; returns how many. Raises KafkaException when the client is finished."""
 
     def purge(self) -> None:
         """Throw away what is queued and under way; its callbacks come with the next ``poll``."""
@@ -150,8 +151,21 @@ class ShipQueue:
                 self._moved_at = now
             self._hand_over(now)
         if self._client is not None:
-            self._client.poll(0.0 if self._has_failed else wait_s)
+            self._poll(self._client, 0.0 if self._has_failed else wait_s)
         self._watch_for_stall()
+
+    def _poll(self, client: Client, wait_s: float) -> int:
+        """A client that is finished says so by raising; what became of each record it tells behind that."""
+        try:
+            return client.poll(wait_s)
+        except Exception as error:
+            code = _code_of(error)
+            if code is None:
+                raise
+            self._has_failed = True
+            if not blame_of(code).is_collateral:
+                self._on_trouble(blame_of(code), "")
+            return 1
 
     def abandon(self) -> None:
         """Let the client go with whatever it holds; those records stay unsettled."""
@@ -241,6 +255,10 @@ class ShipQueue:
 
     def _begin_anew(self) -> None:
         """Rule 2: nothing of the old client counts any more but what it still acknowledges."""
+        if self._client is not None:
+            for _ in range(_LAST_WORDS):  # which record failed comes after the news that one did
+                if self._poll(self._client, _LAST_WORDS_S) == 0:
+                    break
         now = self._clock()
         failed, self._failed, self._has_failed = self._failed, {}, False
         self._drop_client()
@@ -259,7 +277,8 @@ class ShipQueue:
         self._generation += 1
         if client is not None:
             client.purge()
-            client.poll(0.0)
+            self._poll(client, 0.0)
+            self._has_failed = False
         for road in self._roads.values():
             _drop_delivered(road)
             again = [parcel for parcel in road.underway if not parcel.is_refused]

@@ -31,12 +31,18 @@ def is_within(wanted: list[bytes], log: list[bytes]) -> bool:
     answers=st.lists(FAILURES, max_size=30),
     capacity=st.integers(1, 6),
     is_gapless=st.booleans(),
+    tells_by_raising=st.booleans(),
 )
 def test_any_sequence_of_failures_delivers_each_record_of_each_partition_in_order(
-    sent: list[Place], answers: list[Answer], capacity: int, is_gapless: bool
+    sent: list[Place], answers: list[Answer], capacity: int, is_gapless: bool, tells_by_raising: bool
 ) -> None:
     script = list(answers)
-    brokers = Brokers(lambda *_: script.pop(0) if script else "ok", is_gapless=is_gapless, capacity=capacity)
+    brokers = Brokers(
+        lambda *_: script.pop(0) if script else "ok",
+        is_gapless=is_gapless,
+        tells_by_raising=tells_by_raising,
+        capacity=capacity,
+    )
     clock = Clock()
     queue = queue_before(brokers, clock)
     parcels = [parcel(place, number) for number, place in enumerate(sent)]
