@@ -14,6 +14,7 @@ from rlhf_audit_schemas.errors import CouldNotCheckError
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import LockedError
 from rlhf_audit_stores.keys import load_secret
+from rlhf_audit_trail.node_kit import read_node_kit
 from rlhf_audit_trail.settings import Settings
 
 _FOUNDING_TIMEOUT_S = 60.0
@@ -40,20 +41,20 @@ def known_facts(directory: Path, disk: Disk | None = None) -> LedgerFacts:
     facts = _read(directory, disk)
     if facts is None:
         raise CouldNotCheckError(
-            f"{directory} holds no ledger yet: a training that records into it brings it, or copy objects/global and "
-            "keys/routing.key of the ledger to it"
+            f"{directory} holds no ledger yet: a training that records into it brings it, or copy a kit to it that "
+            "`rlhf-audit keys TRAIL --node-kit FOLDER` made where the ledger lives"
         )
     return facts
 
 
 def _read(directory: Path, disk: Disk | None) -> LedgerFacts | None:
+    disk = RealDisk() if disk is None else disk
     if not (directory / "objects" / "global" / "checkpoint").exists():
-        return None  # the common case of a first start, answered before anything heavy is loaded
+        return read_node_kit(directory, disk)  # nor anything heavy loaded, at the first start of a trail
     from rlhf_audit_processors.sequencer import Sequencer
     from rlhf_audit_stores.objects import FolderStore
     from rlhf_audit_trail.founding import existing_ledger
 
-    disk = RealDisk() if disk is None else disk
     ledger = existing_ledger(
         Sequencer(FolderStore(directory / "objects", disk), directory / "spool" / "global.stage", disk)
     )

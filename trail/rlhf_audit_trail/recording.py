@@ -56,8 +56,9 @@ _FIRST_PAUSE_S, _MAX_PAUSE_S, _SHORT_LIFE_S = 2.0, 60.0, 30.0  # a runtime that 
 class AuditTrail:
     """A trail opened for recording; one per process, any thread may use it. A context manager.
 
-    ``runtime`` False records only: run ``rlhf-audit local DIR`` for what seals. Raises ConfigError for settings that
-    cannot be; anything else only if ``strict``.
+    ``runtime`` False records only: run ``rlhf-audit local DIR`` for what seals. ``brokers`` (``host:port,host:port``;
+    None: as the settings say) are the Kafka brokers that everything is shipped to, instead of being sealed here.
+    Raises ConfigError for settings that cannot be; anything else only if ``strict``.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class AuditTrail:
         strict: bool = False,
         store_text: bool = False,
         runtime: bool = True,
+        brokers: str | None = None,
         spool_bytes: int = 4 << 30,
         queue_events: int = 65_536,
         disk: Disk | None = None,
@@ -83,6 +85,7 @@ class AuditTrail:
             "store_text": store_text,
             "parent_run_id": parent_run_id,
             "runtime": runtime,
+            "brokers": brokers,
             "spool_bytes": spool_bytes,
             "queue_events": queue_events,
         }
@@ -259,8 +262,9 @@ class AuditTrail:
         _OPEN.discard(self)
         if spool is not None:
             spool.close(exit_reason() if reason is None else reason)
+            brokers = self._how["brokers"]
             if self._how["runtime"] and self._pid == os.getpid():
-                self._quietly(lambda: runtime_start.ensure_runtime(self.directory))
+                self._quietly(lambda: runtime_start.ensure_runtime(self.directory, brokers=brokers))
         if self._leaves_run_id and os.environ.get(RUN_ID_VARIABLE) == self.run_id:
             del os.environ[RUN_ID_VARIABLE]
         self._leaves_run_id = False
@@ -292,7 +296,7 @@ class AuditTrail:
         if now < self._look_after_runtime_at:
             return
         self._look_after_runtime_at = now + _LOOK_AFTER_RUNTIME_S
-        if runtime_start.ensure_runtime(self.directory):
+        if runtime_start.ensure_runtime(self.directory, brokers=self._how["brokers"]):
             did_not_live = now - self._runtime_started_at < _SHORT_LIFE_S
             self._runtime_pause_s = min(2 * self._runtime_pause_s, _MAX_PAUSE_S) if did_not_live else _FIRST_PAUSE_S
             self._look_after_runtime_at = now + self._runtime_pause_s

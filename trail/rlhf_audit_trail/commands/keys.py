@@ -16,6 +16,7 @@ HELP = "show a trail's public keys and where its private keys lie, or make them"
 EXAMPLES = """\
 rlhf-audit keys ./my-trail                 what is there and what each key is for
 rlhf-audit keys ./my-trail --vkeys         the verifier lines alone: give them to whoever verifies
+rlhf-audit keys ./my-trail --node-kit ./kit   what a training node needs to record for this ledger, and no more
 rlhf-audit keys ./my-trail --create        make the keys before the first ingest, to move root.key offline early
 """
 
@@ -33,13 +34,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, help="the trail's directory")
     parser.add_argument("--create", action="store_true", help="make the keys of a trail that has no ledger yet")
     parser.add_argument("--vkeys", action="store_true", help="print the verifier lines alone")
+    parser.add_argument(
+        "--node-kit", type=Path, metavar="FOLDER", help="write the folder that a training node elsewhere records into"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _write_node_kit(directory: Path, node: Path) -> int:
+    from rlhf_audit_stores.disk import RealDisk
+    from rlhf_audit_trail.ledger_facts import known_facts
+    from rlhf_audit_trail.node_kit import write_node_kit
+
+    write_node_kit(known_facts(directory), directory, node, RealDisk())
+    print(f"{node}: copy it to a training node; AuditCallback(FOLDER) records there, `rlhf-audit ship FOLDER` sends it")
+    print("its routing.key is secret; none of its files signs or decrypts anything")
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_schemas.errors import ConfigError
     from rlhf_audit_stores.keys import PUBLIC_KEYS_FILE, create_keys, load_keys
 
+    if args.node_kit is not None:
+        return _write_node_kit(args.directory, args.node_kit)
     folder: Path = args.directory / "keys"
     if args.create:
         if (args.directory / "objects" / "global").exists():

@@ -1,0 +1,58 @@
+"""What a training node is given so that it can record for a ledger that lives elsewhere: one small folder.
+
+::
+
+    NODE/ledger.json        which ledger, and how many partitions each stream has
+    NODE/keys/routing.key   which partition an annotator belongs to; secret, 0600
+    NODE/config.toml        brokers and the like, as the trail's own, if it has one
+
+No key that signs and none that decrypts is in it: a node that was taken over
+can say false things under its own name, and change nothing of what is sealed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlhf_audit_producers.spool_log import LedgerFacts
+from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_stores.disk import Disk
+from rlhf_audit_stores.durable import create_file_durably, make_folders_durably, write_file_durably
+from rlhf_audit_stores.keys import load_secret
+from rlhf_audit_trail.settings import CONFIG_FILE
+
+LEDGER_FILE = "ledger.json"
+_LEDGER_ID_BYTES = 16
+
+
+def write_node_kit(facts: LedgerFacts, trail: Path, node: Path, disk: Disk) -> None:
+    """Write the folder ``node`` for the ledger of ``trail``. Raises ConfigError if a kit of another ledger is there."""
+    if disk.exists(node / LEDGER_FILE):
+        if read_node_kit(node, disk) != facts:
+            raise ConfigError(f"{node} is the kit of another ledger: name another folder")
+        return
+    if disk.exists(node / "keys"):
+        raise ConfigError(f"{node} has keys of its own, so it is no training node's folder: name another one")
+    make_folders_durably(disk, node / "keys")
+    create_file_durably(disk, node / "keys" / "routing.key", facts.routing_key.hex().encode("ascii") + b"\n")
+    if disk.exists(trail / CONFIG_FILE):
+        write_file_durably(disk, node / CONFIG_FILE, disk.read(trail / CONFIG_FILE))
+    known = {"ledger_id": facts.ledger_id.hex(), "partitions": dict(facts.partitions)}
+    write_file_durably(disk, node / LEDGER_FILE, json.dumps(known, indent=2).encode("ascii") + b"\n")
+
+
+def read_node_kit(node: Path, disk: Disk) -> LedgerFacts | None:
+    """Facts of the ledger that this node records for; None if the folder is no kit."""
+    path = node / LEDGER_FILE
+    if not disk.exists(path):
+        return None
+    try:
+        known = json.loads(disk.read(path))
+        ledger_id = bytes.fromhex(known["ledger_id"])
+        partitions = {str(stream): int(count) for stream, count in known["partitions"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} does not describe a ledger: make the kit again") from error
+    if len(ledger_id) != _LEDGER_ID_BYTES or not partitions or min(partitions.values()) < 1:
+        raise ConfigError(f"{path} does not describe a ledger: make the kit again")
+    return LedgerFacts(ledger_id, bytes(load_secret(node / "keys" / "routing.key")), partitions)
