@@ -83,11 +83,14 @@ def recover(sealer: Sealer, objects: ObjectStore, sealed: SealedReader, source: 
     """State of a partition from what is stored. Raises RefusedToGoOnError if it does not fit together."""
     stored = stored_state(sealer.settings, objects)
     start = first_state(sealer.settings, source.source_id) if stored is None else stored.state
-    state, unstored = _read_back(sealer, sealed, start)
+    state, unstored = start, []
+    for after, again in read_back(sealer, sealed, start):
+        state = after
+        unstored.append(again)
     before = unstored[-1].header.source_id if unstored else None if stored is None else stored.last_source_id
     is_switched = source.source_id == before != state.source_id
     if not is_switched:
-        _check_source(sealer, source, state)
+        check_source(sealer, source, state)
     is_log_short = sealed.next_m <= start.m and start.m > 0
     if stored is None:
         return Recovered(None, None, None, Edge.empty(), state, unstored, is_log_short, is_switched)
@@ -95,17 +98,17 @@ def recover(sealer: Sealer, objects: ObjectStore, sealed: SealedReader, source: 
     return Recovered(published, version, close, edge, state, unstored, is_log_short, is_switched)
 
 
-def _read_back(sealer: Sealer, sealed: SealedReader, start: SealState) -> tuple[SealState, list[Sealed]]:
-    """Seal the tail of the sealed log again; it must come out byte for byte."""
+def read_back(sealer: Sealer, sealed: SealedReader, start: SealState) -> Iterator[tuple[SealState, Sealed]]:
+    """Seal the tail of the sealed log again, record by record; it must come out byte for byte."""
     if sealed.next_m <= start.m + 1:
-        return start, []
+        return
     name = sealer.settings.name
     if sealed.first_m > start.m + 1:
         raise RefusedToGoOnError(
             f"{name}: the objects end at record {start.m}, the sealed log begins at {sealed.first_m}: "
             "the object store was restored from an older state, or records are lost"
         )
-    state, unstored = start, []
+    state = start
     for m, data in sealed.read_from(start.m + 1):
         record = SealedRecord.decode(data)
         header = SealHeader.decode(record.header)
@@ -118,11 +121,11 @@ def _read_back(sealer: Sealer, sealed: SealedReader, start: SealState) -> tuple[
                 f"{name}: sealed record {m} is not what sealing its message gives: the sealed log was changed, or "
                 "keys or objects belong to another ledger"
             )
-        unstored.append(again)
-    return state, unstored
+        yield state, again
 
 
-def _check_source(sealer: Sealer, source: Source, state: SealState) -> None:
+def check_source(sealer: Sealer, source: Source, state: SealState) -> None:
+    """Whether the source log is the one that was sealed. Raises RefusedToGoOnError."""
     name = sealer.settings.name
     if source.source_id != state.source_id:
         raise RefusedToGoOnError(f"{name}: this is another source log than the one that was sealed")

@@ -70,6 +70,22 @@ class TrailKeys:
         return self.offline_root
 
 
+@dataclass(frozen=True, slots=True)
+class SealingKeys:
+    """What a sealer needs, and no more."""
+
+    log: Signer
+    ticker: Signer
+    quarantine_key: Secret
+
+
+def load_sealing_keys(folder: Path) -> SealingKeys:
+    """Read ``log``, ``ticker`` and ``quarantine``; the other files need not be here. Raises ConfigError."""
+    return SealingKeys(
+        _load_signer(folder, "log"), _load_signer(folder, "ticker"), load_secret(_path(folder, "quarantine"))
+    )
+
+
 def create_keys(folder: Path, disk: Disk | None = None) -> TrailKeys:
     """Make every key that is missing, durably, and load all of them.
 

@@ -31,6 +31,7 @@ NAMES: Final[tuple[str, ...]] = (
     "restore",
     "ship",
     "spool",
+    "seal",
     "kafka",
     "keys",
     "config",
