@@ -62,6 +62,7 @@ class _Source:
 
     def __init__(self, ref: SpoolRef, follower: SpoolFollower, shipped: Shipped) -> None:
         self.ref, self.follower = ref, follower
+        self.spool_id = ref.spool_id  # a hash, once
         self.offset = shipped.offset
         self.lanes = dict(shipped.lanes)
         self.underway: deque[Parcel] = deque()
@@ -113,7 +114,7 @@ class Shipper:
         self._with_header, self._software = with_header, software
         self._now_us, self._clock = now_us, clock
         self.queue = make_queue(self._put_aside)
-        for folder in (spool, spool / REFUSED_FOLDER):  # nobody else writes files there while we have the right to drain
+        for folder in (spool, spool / REFUSED_FOLDER):  # nobody else writes files right there
             if disk.exists(folder):
                 sweep(disk, folder)
         self._positions = Positions(disk, spool)
@@ -192,13 +193,13 @@ class Shipper:
 
     def _reads_to_its_end(self, source: _Source, is_open: bool) -> bool:
         """Read on. Returns whether a look just now found nothing more; not having looked is no such thing."""
-        spool_id = source.ref.spool_id
+        spool_id = source.spool_id
         if spool_id in self._read_out or not self.queue.has_room or len(source.underway) >= MAX_UNDERWAY:
             return False
         now = self._clock()
         read_bytes = 0
         for item in source.follower.read(READ_BYTES):
-            parcel = self._parcel(source.ref, item, now)
+            parcel = self._parcel(source, item, now)
             source.underway.append(parcel)
             self.queue.put(parcel)
             read_bytes += len(item.value)
@@ -207,11 +208,11 @@ class Shipper:
             self._read_out.add(spool_id)  # a rank that goes on recording must not keep us for ever
         return is_exhausted
 
-    def _parcel(self, ref: SpoolRef, item: SpoolItem, now: float) -> Parcel:
+    def _parcel(self, source: _Source, item: SpoolItem, now: float) -> Parcel:
         if not item.is_addressed:
-            return Parcel(ref.spool_id, item.offset, item.place, item.value, None, now)
-        head = _head_of(item, ref.epoch)
-        return Parcel(ref.spool_id, item.offset, item.place, self._with_header(item.value), head, now)
+            return Parcel(source.spool_id, item.offset, item.place, item.value, None, now)
+        head = _head_of(item, source.ref.epoch)
+        return Parcel(source.spool_id, item.offset, item.place, self._with_header(item.value), head, now)
 
     def _source(self, ref: SpoolRef) -> _Source:
         source = self._sources.get(ref.spool_id)
@@ -232,7 +233,7 @@ class Shipper:
         self._saved_at = self._clock()
         moved = [source for source in self._sources.values() if source.advance()]
         for source in moved:
-            self._positions.note(source.ref.spool_id, Shipped(source.offset, dict(source.lanes)))
+            self._positions.note(source.spool_id, Shipped(source.offset, dict(source.lanes)))
         try:
             self._positions.save()
             for folder, refs in found:

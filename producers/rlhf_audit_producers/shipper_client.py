@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ERRORS_ONLY = 3
 _MAX_KBYTES_QUEUED = 2 * MAX_BYTES_UNDERWAY >> 10
 
 

@@ -1,4 +1,4 @@
-"""Die at every effect of the shipper on its disk: every batch reaches the brokers, nothing is said twice in two ways."""
+"""Die at every effect of the shipper on its disk: every batch reaches the brokers, nothing is said in two ways."""
 
 from __future__ import annotations
 

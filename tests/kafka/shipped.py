@@ -31,7 +31,7 @@ def make_topics(
     settings: KafkaSettings, partitions: Mapping[str, int], config: Mapping[str, str] | None = None
 ) -> None:
     """The source topics, as many replicas as brokers."""
-    from confluent_kafka.admin import NewTopic
+    from confluent_kafka.cimpl import NewTopic
 
     client, _ = admin_client(settings)
     brokers = len(client.describe_cluster(request_timeout=30).result(timeout=31).nodes)

@@ -268,24 +268,19 @@ class TestRights:
     """Logins and rights: clear words, training untouched, and everything arrives once the right is given."""
 
     def give(self, cluster: KafkaCluster, settings: KafkaSettings, user: str, *, allow: bool = True) -> None:
-        from confluent_kafka.admin import (
-            AclBinding,
-            AclBindingFilter,
-            AclOperation,
-            AclPermissionType,
-            ResourcePatternType,
-            ResourceType,
-        )
+        from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+        from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
         client, _ = admin_client(settings)
         for operation in (AclOperation.WRITE, AclOperation.DESCRIBE):
             what = (ResourceType.TOPIC, settings.topic_prefix, ResourcePatternType.PREFIXED, f"User:{user}", "*")
             if allow:
-                answers = client.create_acls([AclBinding(*what, operation, AclPermissionType.ALLOW)])
+                for made in client.create_acls([AclBinding(*what, operation, AclPermissionType.ALLOW)]).values():
+                    made.result(timeout=30)
             else:
-                answers = client.delete_acls([AclBindingFilter(*what, operation, AclPermissionType.ALLOW)])
-            for answer in answers.values():
-                answer.result(timeout=30)
+                wanted = AclBindingFilter(*what, operation, AclPermissionType.ALLOW)
+                for gone in client.delete_acls([wanted]).values():
+                    gone.result(timeout=30)
 
     def test_no_right_and_a_revoked_one_and_a_wrong_password(
         self, trail: Path, facts: LedgerFacts, secure_kafka: KafkaCluster, topic_prefix: str, tmp_path: Path
