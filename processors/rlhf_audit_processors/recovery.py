@@ -2,8 +2,8 @@
 
 1. State at the published checkpoint, from the objects (``rlhf_audit_stores.stored_state``).
 2. The sealed log goes on from there: each record is sealed again and must come out byte for byte.
-3. The source log is the same one, is not shorter, and its last sealed message is the same. Or it is the one that the
-   last sealed message was the end of (``is_switched``): then nothing more comes from it.
+3. The source log is the same one, is not shorter, and its last sealed message is the same. Or it ended with a switch
+   to another one (``is_switched``): then nothing more comes from it.
 
 Anything else (another source log, a restored backup, a fork) is refused with
 an explanation: never restarted at 0, never signed.
@@ -21,6 +21,7 @@ from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.entries import offset_salt, quarantine_digest
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.message import SourceMessage
+from rlhf_audit_ledger.reading import SwitchReading, read_control
 from rlhf_audit_ledger.seal import NOTHING, Sealed, Sealer, seal, seal_hole
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.state import SealState, first_state
@@ -88,7 +89,7 @@ def recover(sealer: Sealer, objects: ObjectStore, sealed: SealedReader, source: 
         state = after
         unstored.append(again)
     before = unstored[-1].header.source_id if unstored else None if stored is None else stored.last_source_id
-    is_switched = source.source_id == before != state.source_id
+    is_switched = source.source_id != state.source_id and (source.source_id == before or _was_left(sealer, source))
     if not is_switched:
         check_source(sealer, source, state)
     is_log_short = sealed.next_m <= start.m and start.m > 0
@@ -96,6 +97,16 @@ def recover(sealer: Sealer, objects: ObjectStore, sealed: SealedReader, source: 
         return Recovered(None, None, None, Edge.empty(), state, unstored, is_log_short, is_switched)
     published, version, close, edge = stored.published, stored.version, stored.close, stored.edge
     return Recovered(published, version, close, edge, state, unstored, is_log_short, is_switched)
+
+
+def _was_left(sealer: Sealer, source: Source) -> bool:
+    """Whether the source log ends with a switch to another one, which others have sealed since."""
+    last = source.next_offset - 1
+    for message in source.read_from(last) if last >= source.first_offset else ():
+        if message.value is None:
+            return False
+        return isinstance(read_control(sealer.settings, source.source_id, message.value), SwitchReading)
+    return False
 
 
 def read_back(sealer: Sealer, sealed: SealedReader, start: SealState) -> Iterator[tuple[SealState, Sealed]]:

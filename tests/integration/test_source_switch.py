@@ -147,6 +147,8 @@ def test_a_ledger_goes_on_from_its_objects_alone_and_verifies_as_one(trail: Path
             source.messages.append(SourceMessage(source.next_offset, 1_790_000_000_000_000, value))
         assert [one.header.outcome for one in part.run()] == ["accepted", "control"]
         part = Continued(trail, "annotations", int(name), source, sealed)  # a restart in between
+    again = switch(trail)  # long done, and nothing to do
+    assert (again.now, len(again.before) > 1) == ((), True)
     after = report_of(trail)
     assert (after.exit_code, after.findings) == (0, [])
     assert (after.windows, after.events) == (before.windows + 2, before.events + 4)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from kafka.apicurio import running_registry
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_trail.kafka_cluster import KafkaCluster
 from rlhf_audit_trail.kafka_jars import KafkaUnavailableError, jars, java
@@ -52,6 +53,13 @@ def three_brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaClu
     """Three brokers that the tests of one file may kill, if they start them again."""
     with throwaway_cluster(tmp_path_factory.mktemp("three"), brokers=3) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Confluent-compatible Schema Registry for all tests; a test begins by deleting what others left in it."""
+    with running_registry(tmp_path_factory.mktemp("apicurio")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
 
 from builders import Lane, make_sealer, seal_values, tick_value
-from kafka.apicurio import running_registry
 from rlhf_audit_schemas.codec import schema_bytes
 from rlhf_audit_stores.kafka.registry import (
     SUBJECTS,
@@ -23,6 +22,7 @@ from rlhf_audit_stores.kafka.registry import (
 )
 from rlhf_audit_stores.kafka.wire import SCHEMA_FILES, strip_header
 
+pytestmark = pytest.mark.service
 SEALER = make_sealer()
 BATCH = Lane(SEALER.settings).cut(3).value
 TICK = tick_value(SEALER.settings, 1)
@@ -30,22 +30,16 @@ SEALED = seal_values(SEALER, [BATCH])[1][0].record.encode()
 NOBODY = "http://127.0.0.1:9/apis/ccompat/v7"  # the discard port: nobody listens
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_registry(tmp_path_factory.mktemp("apicurio")) as found:
-        yield found
-
-
 @pytest.fixture
-def registry(url: str, client: SchemaRegistryClient) -> Iterator[Registry]:
-    with Registry(url) as registry:
+def registry(registry_url: str, client: SchemaRegistryClient) -> Iterator[Registry]:
+    with Registry(registry_url) as registry:
         yield registry
 
 
 @pytest.fixture
-def client(url: str) -> Iterator[SchemaRegistryClient]:
+def client(registry_url: str) -> Iterator[SchemaRegistryClient]:
     """A client of the test's own, and a registry without subjects."""
-    client = SchemaRegistryClient({"url": url})
+    client = SchemaRegistryClient({"url": registry_url})
     for subject in client.get_subjects():
         client.delete_subject(subject)
     yield client
@@ -61,7 +55,7 @@ def changed(record: str, field: dict[str, object]) -> Schema:
 def test_applying_registers_each_record_once_under_its_own_name(
     registry: Registry, client: SchemaRegistryClient
 ) -> None:
-    assert len(check_subjects(registry)) == 2 * len(SUBJECTS)
+    assert len([wrong for wrong in check_subjects(registry) if "not registered" in wrong]) == len(SUBJECTS)
     ids = apply_subjects(registry)
     assert sorted(client.get_subjects()) == sorted(SUBJECTS.values())
     assert len(set(ids.values())) == len(SUBJECTS)
@@ -96,11 +90,11 @@ def test_checking_names_a_subject_that_holds_another_schema(registry: Registry, 
     assert "rlhf_audit.SealedRecord: our schema is not registered" in wrong
 
 
-def test_ids_stay_known_when_the_registry_is_gone(url: str, registry: Registry, tmp_path: Path) -> None:
+def test_ids_stay_known_when_the_registry_is_gone(registry_url: str, registry: Registry, tmp_path: Path) -> None:
     """What once was answered is enough for ever: a worker that starts without a registry writes the same headers."""
     ids = apply_subjects(registry)
-    SchemaIds(tmp_path / "ids", url).ask(registry)
-    later = SchemaIds(tmp_path / "ids", url)
+    SchemaIds(tmp_path / "ids", registry_url).ask(registry)
+    later = SchemaIds(tmp_path / "ids", registry_url)
     assert later.is_complete
     for value, record in ((BATCH, "EventBatch"), (TICK, "Control"), (SEALED, "SealedRecord")):
         message = later.header(value)
@@ -121,8 +115,8 @@ def test_before_the_first_answer_messages_get_single_object_headers(
     assert ids.header(BATCH)[:2] == b"\xc3\x01"
 
 
-def test_ids_of_another_registry_are_not_taken_over(url: str, registry: Registry, tmp_path: Path) -> None:
-    ids = SchemaIds(tmp_path / "ids", url)
+def test_ids_of_another_registry_are_not_taken_over(registry_url: str, registry: Registry, tmp_path: Path) -> None:
+    ids = SchemaIds(tmp_path / "ids", registry_url)
     ids.keep(apply_subjects(registry))
     assert not SchemaIds(tmp_path / "ids", NOBODY).is_complete
     assert SchemaIds(tmp_path / "ids", None).header(BATCH)[:2] == b"\xc3\x01"
