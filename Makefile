@@ -20,7 +20,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
   if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
 
 ROOTS := schemas ledger stores producers processors sinks auditor trail
-CODE := $(wildcard $(ROOTS) tests benchmarks examples)
+CODE := $(wildcard $(ROOTS) tests benchmarks examples deploy)
 PYTEST := $(BIN)/python -m pytest
 QUICK := $(wildcard tests/unit tests/vectors)
 TRAINS := $(wildcard tests/training tests/integration/test_demo.py)  # in a process of their own: torch is 0.5 GiB
@@ -77,11 +77,13 @@ bench: $(STAMP)  ## run every benchmark, results with machine and commit in benc
 # uv resolves once for every Python from 3.11 on; neither file names an index, a host or this machine.
 lock:  ## resolve the dependencies anew into requirements/*.txt
 	@if [ ! -x .lock/bin/uv ]; then $(PYTHON) -m venv .lock && .lock/bin/python -m pip install --quiet uv; fi
-	@compile() { .lock/bin/uv pip compile --quiet pyproject.toml "$$@" --universal --python-version 3.11 \
+	@compile() { .lock/bin/uv pip compile --quiet "$$@" --universal --python-version 3.11 \
 	    --fork-strategy fewest --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header; }; \
-	compile --output-file requirements/base.txt; \
-	compile --extra dev --output-file requirements/dev.txt; \
-	compile --extra sinks --extra trl --constraint requirements/dev.txt --output-file $(TRAINING_LOCK)
+	compile pyproject.toml --output-file requirements/base.txt; \
+	compile pyproject.toml --extra dev --output-file requirements/dev.txt; \
+	compile pyproject.toml --extra workers --constraint requirements/dev.txt --output-file requirements/workers.txt; \
+	compile --group build --constraint requirements/dev.txt --output-file requirements/build.txt; \
+	compile pyproject.toml --extra sinks --extra trl --constraint requirements/dev.txt --output-file $(TRAINING_LOCK)
 	@if grep -nE '://|--(extra-)?index-url|--find-links' requirements/*.txt; then echo "the lock names a download address" >&2; exit 1; fi
 
 clean:  ## remove what the other targets made, trails you named yourself excepted
