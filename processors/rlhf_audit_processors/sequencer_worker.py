@@ -53,24 +53,27 @@ class SequencerWorker:
         signer: Signer,
         origin: str,
         health: WorkerHealth,
+        is_taking_over: bool = False,
     ) -> None:
+        """``is_taking_over``: go on without a stage, since the place of the last sequencer is gone for good."""
         self._sequencer = sequencer
         self._objects = objects
         self._partitions = partitions
         self._signer = signer
         self._origin = origin
         self._health = health
+        self._is_taking_over = is_taking_over
         self._stored: dict[str, Close] = {}
         self._heads: dict[str, bytes] = {}
         self._is_open = False
 
-    def open(self, *, is_taking_over: bool = False) -> None:
-        """Finish what was staged and find what was not published.
+    def open(self) -> None:
+        """Finish what was staged and publish what was not.
 
-        ``is_taking_over``: go on without a stage, since the machine of the last sequencer is gone for good. Raises
-        NotTheSequencerError if this is not the place of the last one, RefusedToGoOnError if stage and log do not fit.
+        Raises NotTheSequencerError if this is not the place of the last one, RefusedToGoOnError if stage and log do
+        not fit.
         """
-        if self._sequencer.read_stage() is None and self._sequencer.has_begun and not is_taking_over:
+        if self._sequencer.read_stage() is None and self._sequencer.has_begun and not self._is_taking_over:
             raise NotTheSequencerError(
                 "global log: published, and not from this directory: run `rlhf-audit sequence` where the ledger was "
                 "founded, or with --take-over if that place is gone for good"

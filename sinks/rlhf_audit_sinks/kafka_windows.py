@@ -94,6 +94,7 @@ class WindowFollower:
         health: WorkerHealth,
         alarms: Path,
         instance: str | None = None,
+        session_s: float = SESSION_TIMEOUT_S,
     ) -> None:
         self._kafka = kafka
         self._settings = {
@@ -104,6 +105,7 @@ class WindowFollower:
         self._health = health
         self._alarms = alarms
         self._instance = instance
+        self._session_s = session_s
         self._group = group_name(kafka.topic_prefix, f"sink.{store.name}")
         self._feeds: dict[Key, _Feed] = {}
         self._watch = ErrorWatch()
@@ -139,8 +141,8 @@ class WindowFollower:
     def _config(self) -> dict[str, object]:
         config = {
             "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(SESSION_TIMEOUT_S * 1000),
-            "heartbeat.interval.ms": int(SESSION_TIMEOUT_S * 1000 / 5),
+            "session.timeout.ms": int(self._session_s * 1000),
+            "heartbeat.interval.ms": int(self._session_s * 200),
             "max.poll.interval.ms": int(_MAX_POLL_INTERVAL_S * 1000),
             "topic.metadata.refresh.interval.ms": 10_000,  # a topic that is made later is found within this
             "queued.min.messages": 256,
@@ -214,7 +216,7 @@ class WindowFollower:
 
     def _was_silent(self) -> bool:
         """Whether we did nothing for so long that somebody else may hold our partitions without our knowing."""
-        return time.monotonic() - self._active_at > SESSION_TIMEOUT_S
+        return time.monotonic() - self._active_at > self._session_s
 
     def _heed(self, error: KafkaError, feed: _Feed | None) -> None:
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) and feed is not None:

@@ -86,6 +86,11 @@ def load_sealing_keys(folder: Path) -> SealingKeys:
     )
 
 
+def load_log_key(folder: Path) -> Signer:
+    """Read ``log`` alone, for whoever publishes. Raises ConfigError."""
+    return _load_signer(folder, "log")
+
+
 def create_keys(folder: Path, disk: Disk | None = None) -> TrailKeys:
     """Make every key that is missing, durably, and load all of them.
 

@@ -32,6 +32,8 @@ NAMES: Final[tuple[str, ...]] = (
     "ship",
     "spool",
     "seal",
+    "sink",
+    "sequence",
     "kafka",
     "keys",
     "config",
