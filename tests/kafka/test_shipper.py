@@ -15,10 +15,13 @@ import pytest
 
 from kafka.conftest import throwaway_cluster
 from kafka.shipped import ended, found, make_topics, read_topics, ship, until
+from rlhf_audit_producers.spool_lock import acquire_drain
 from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.topics import admin_client, source_topic
 from rlhf_audit_trail.kafka_cluster import KafkaCluster
+from rlhf_audit_trail.recording import AuditTrail
+from rlhf_audit_trail.runtime_start import is_running, wait_until_idle
 from spooling import spooled, withdrawals, writer
 
 pytestmark = pytest.mark.service
@@ -164,6 +167,60 @@ def test_kill_nine_of_the_broker_and_of_the_shipper_meanwhile_loses_nothing(
     assert topics.ids() == sorted(wanted)
     assert topics.events("producer_lost") == []
     assert logs(trail) == []
+
+
+def test_leaders_that_die_one_after_the_other_leave_every_lane_whole(
+    trail: Path, facts: LedgerFacts, three_brokers: KafkaCluster, topic_prefix: str
+) -> None:
+    settings = three_brokers.settings(topic_prefix)
+    make_topics(settings, facts.partitions, {"min.insync.replicas": "2"})
+    with recording(trail, facts, 2) as ranks:
+        process = ship(trail, settings, "--until-idle")
+        until(lambda: (trail / "spool" / "shipped.json").exists())
+        for node in three_brokers.nodes[:2]:
+            three_brokers.kill(node)
+            time.sleep(1.0)
+            three_brokers.start(node)
+            three_brokers.wait_ready()
+        wanted = ranks[0].end() + ranks[1].end(killed=True)
+    status, _, err = ended(process)
+    assert status == 0, err
+    topics = read_topics(settings, facts.partitions)
+    assert topics.ids() == sorted(wanted)
+    assert len(topics.events("producer_lost")) == 1
+    assert logs(trail) == []
+
+
+def test_a_training_with_brokers_starts_its_shipper_by_itself_and_a_drain_waits_for_it(
+    trail: Path, facts: LedgerFacts, kafka_settings: KafkaSettings
+) -> None:
+    make_topics(kafka_settings, facts.partitions)
+    trail.joinpath("config.toml").write_text(f'topic_prefix = "{kafka_settings.topic_prefix}"\n')
+    rows = 50
+    with AuditTrail(trail, "run", brokers=kafka_settings.brokers) as recorded_into:
+        recorded_into.log_annotations(items=[f"item{n}" for n in range(rows)], rewards=[1.0] * rows)
+        recorded_into.flush()
+        until(lambda: is_running(trail))
+        status, out, err = ended(ship(trail, kafka_settings, "--drain"))
+        assert (status, out) == (0, "shipped 0 records, nothing is left\n"), err
+        assert len(read_topics(kafka_settings, facts.partitions).events("annotation")) == rows
+    assert wait_until_idle(trail, 30)
+    topics = read_topics(kafka_settings, facts.partitions)
+    assert (len(topics.events("producer_end")), topics.events("producer_lost")) == (1, [])
+    assert logs(trail) == []
+
+
+def test_a_runtime_and_a_shipper_exclude_one_another(
+    trail: Path, facts: LedgerFacts, kafka_settings: KafkaSettings
+) -> None:
+    recorded(trail, facts)
+    lock = acquire_drain(trail / "spool")
+    assert lock is not None
+    status, _, err = ended(ship(trail, kafka_settings, "--until-idle"))
+    assert (status, "another process ships or seals" in err) == (0, True), err
+    status, out, err = ended(ship(trail, kafka_settings, "--drain", "--drain-seconds", "1"))
+    assert (status, "left: run/0 epoch 0" in out) == (3, True), err
+    lock.release()
 
 
 def test_sigterm_ships_what_is_there_while_ranks_go_on(

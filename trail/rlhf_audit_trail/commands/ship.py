@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
 
 if TYPE_CHECKING:
@@ -104,8 +105,11 @@ def ship(directory: Path, settings: Settings, ledger: Path, plan: ShipPlan) -> i
         signal.signal(number, note)
     with ExitStack() as stack:
         health = WorkerHealth("ship")
-        if not plan.drain:  # whoever has a port may still be at work
-            stack.enter_context(health.serve(settings.metrics_port, settings.metrics_host))
+        if not plan.drain:  # whoever has the port may still be at work
+            try:
+                stack.enter_context(health.serve(settings.metrics_port, settings.metrics_host))
+            except ConfigError as error:
+                _say(f"going on without metrics: {error}")  # events that wait are worse than a shipper nobody watches
         report = ShipReport(
             _say,
             time.monotonic,
