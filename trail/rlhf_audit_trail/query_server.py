@@ -72,8 +72,8 @@ class QueryServer:
 
     def __init__(self, folder: Path, pool: ReadPool, *, port: int = 0) -> None:
         self._folder = folder
-        handler = type("Handler", (_Handler,), {"pool": pool, "password": _password(folder)})
-        self._server = _Server(("127.0.0.1", port), handler)
+        handler = type("Handler", (_QueryHandler,), {"pool": pool, "password": _password(folder)})
+        self._server = HttpServer(("127.0.0.1", port), handler)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="rlhf-audit-http", daemon=True
@@ -91,7 +91,9 @@ class QueryServer:
         self._thread.join(5.0)
 
 
-class _Server(ThreadingHTTPServer):
+class HttpServer(ThreadingHTTPServer):
+    """One thread per connection, and no more than some."""
+
     daemon_threads = True
     request_queue_size = 64
 
@@ -107,9 +109,11 @@ class _Server(ThreadingHTTPServer):
         logger.debug("a connection ended badly", exc_info=True)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    pool: ClassVar[ReadPool]
+class HttpHandler(BaseHTTPRequestHandler):
+    """ClickHouse's HTTP as clients speak it; ``run`` answers a request that came with the password."""
+
     password: ClassVar[str]
+    max_body_bytes: ClassVar[int] = _MAX_QUERY_BYTES
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "ClickHouse", ""
     disable_nagle_algorithm = True
@@ -135,9 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._chunks()
         with suppress(ValueError):
             size = int(self.headers.get("Content-Length", "0"))
-            if 0 <= size <= _MAX_QUERY_BYTES:
+            if 0 <= size <= self.max_body_bytes:
                 return self.rfile.read(size)
-        self._fail(_TOO_LARGE, "a query has at most 1 MiB", close=True)
+        self.fail(_TOO_LARGE, f"a request has at most {self.max_body_bytes} bytes", close=True)
         return None
 
     def _chunks(self) -> bytes | None:
@@ -147,8 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
                 size = int(self.rfile.readline(64).split(b";")[0], 16)
             except ValueError:
                 size = -1
-            if not 0 <= size <= _MAX_QUERY_BYTES - len(found):
-                self._fail(_TOO_LARGE, "a query has at most 1 MiB", close=True)
+            if not 0 <= size <= self.max_body_bytes - len(found):
+                self.fail(_TOO_LARGE, f"a request has at most {self.max_body_bytes} bytes", close=True)
                 return None
             found += self.rfile.read(size)
             self.rfile.readline(8)
@@ -162,42 +166,25 @@ class _Handler(BaseHTTPRequestHandler):
             return
         keys = {name: values[-1] for name, values in parse_qs(url.query, keep_blank_values=True).items()}
         if url.path not in ("", "/"):
-            self._fail(_SYNTAX, "there is only / and /ping", status=404)
+            self.fail(_SYNTAX, "there is only / and /ping", status=404)
         elif not self._is_allowed(keys):
-            self._fail(
+            self.fail(
                 _AUTHENTICATION_FAILED,
                 "default: Authentication failed: the password stands in the trail's clickhouse/password. "
                 "(AUTHENTICATION_FAILED)",
                 status=403,
             )
         elif self.headers.get("Content-Encoding", "identity") != "identity":
-            self._fail(_ACCESS_DENIED, "only queries that read are answered, sent uncompressed. (ACCESS_DENIED)")
+            self.fail(_ACCESS_DENIED, "only queries that read are answered, sent uncompressed. (ACCESS_DENIED)")
         else:
-            self._run(keys, body)
+            self.run(keys, body)
 
-    def _run(self, keys: dict[str, str], body: bytes) -> None:
-        try:
-            query = "\n".join(part for part in (keys.get("query", ""), body.decode("utf-8")) if part)
-        except UnicodeDecodeError:
-            self._fail(_SYNTAX, "a query is UTF-8 text")
-            return
-        if not query.strip():
-            self._send(200, b"Ok.\n", {})
-            return
-        fmt = keys.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
-        database = keys.get("database") or self.headers.get("X-ClickHouse-Database")
-        parameters = {name[6:]: value for name, value in keys.items() if name.startswith("param_")}
-        try:
-            with self.pool.connection() as connection:
-                answer = connection.run(query, default_format=fmt, database=database, parameters=parameters)
-        except QueryRefusedError as error:
-            self._fail(error.code, f"{error}. (ACCESS_DENIED)")
-        except QueryError as error:
-            self._fail(error.code, str(error), status=404 if error.code in _NOT_FOUND_CODES else 500)
-        else:
-            self._reply(answer, keys.get("query_id"))
+    def run(self, keys: dict[str, str], body: bytes) -> None:
+        """Answer by ``reply`` or ``fail``; ``keys`` are those of the URL."""
+        raise NotImplementedError
 
-    def _reply(self, answer: Answer, query_id: str | None) -> None:
+    def reply(self, answer: Answer, query_id: str | None) -> None:
+        """Send a result."""
         text = "JSON" in answer.format
         headers = {
             "Content-Type": "application/json; charset=UTF-8" if text else "text/plain; charset=UTF-8",
@@ -208,7 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
         }
         self._send(200, answer.body, headers)
 
-    def _fail(self, code: int, message: str, *, status: int = 500, close: bool = False) -> None:
+    def fail(self, code: int, message: str, *, status: int = 500, close: bool = False) -> None:
+        """Send an error with ClickHouse's number for it."""
         text = message if message.startswith("Code:") else f"Code: {code}. DB::Exception: {message}"
         headers = {"Content-Type": "text/plain; charset=UTF-8", "X-ClickHouse-Exception-Code": str(code)}
         if close:
@@ -238,6 +226,32 @@ class _Handler(BaseHTTPRequestHandler):
         if "X-ClickHouse-Key" in self.headers:
             return self.headers.get("X-ClickHouse-User", USER), self.headers["X-ClickHouse-Key"]
         return keys.get("user", USER), keys.get("password", "")
+
+
+class _QueryHandler(HttpHandler):
+    pool: ClassVar[ReadPool]
+
+    def run(self, keys: dict[str, str], body: bytes) -> None:
+        try:
+            query = "\n".join(part for part in (keys.get("query", ""), body.decode("utf-8")) if part)
+        except UnicodeDecodeError:
+            self.fail(_SYNTAX, "a query is UTF-8 text")
+            return
+        if not query.strip():
+            self._send(200, b"Ok.\n", {})
+            return
+        fmt = keys.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
+        database = keys.get("database") or self.headers.get("X-ClickHouse-Database")
+        parameters = {name[6:]: value for name, value in keys.items() if name.startswith("param_")}
+        try:
+            with self.pool.connection() as connection:
+                answer = connection.run(query, default_format=fmt, database=database, parameters=parameters)
+        except QueryRefusedError as error:
+            self.fail(error.code, f"{error}. (ACCESS_DENIED)")
+        except QueryError as error:
+            self.fail(error.code, str(error), status=404 if error.code in _NOT_FOUND_CODES else 500)
+        else:
+            self.reply(answer, keys.get("query_id"))
 
 
 def _password(folder: Path) -> str:
