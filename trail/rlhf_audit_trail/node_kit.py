@@ -6,6 +6,12 @@
     NODE/keys/routing.key   which partition an annotator belongs to; secret, 0600
     NODE/config.toml        brokers and the like, as the trail's own, if it has one
 
+    NODE/spool/node.id      made there at the first start, never copied: 8 hex digits
+
+Epochs are taken on a node's own disk, so two nodes would both call themselves
+``<run>/3`` epoch 0 when a rank moves, and a sealer would take the second one's
+events for repeats of the first one's. So a rank of a kit has its node in its name.
+
 No key that signs and none that decrypts is in it: a node that was taken over
 can say false things under its own name, and change nothing of what is sealed.
 """
@@ -13,16 +19,21 @@ can say false things under its own name, and change nothing of what is sealed.
 from __future__ import annotations
 
 import json
+import re
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_stores.disk import Disk
-from rlhf_audit_stores.durable import create_file_durably, make_folders_durably, write_file_durably
+from rlhf_audit_stores.durable import AlreadyStoredError, create_file_durably, make_folders_durably, write_file_durably
 from rlhf_audit_stores.keys import load_secret
 from rlhf_audit_trail.settings import CONFIG_FILE
 
 LEDGER_FILE = "ledger.json"
+_NODE_FILE = "node.id"
+_MARK_BYTES = 4  # ranks that moved from one node to another under the same mark: one in four thousand million
 _LEDGER_ID_BYTES = 16
 
 
@@ -56,3 +67,16 @@ def read_node_kit(node: Path, disk: Disk) -> LedgerFacts | None:
     if len(ledger_id) != _LEDGER_ID_BYTES or not partitions or min(partitions.values()) < 1:
         raise ConfigError(f"{path} does not describe a ledger: make the kit again")
     return LedgerFacts(ledger_id, bytes(load_secret(node / "keys" / "routing.key")), partitions)
+
+
+def producer_on(node: Path, producer: str, disk: Disk) -> str:
+    """Name of a producer that records in this folder: ``<run>/<rank>@<node>`` where the folder is a kit."""
+    if not disk.exists(node / LEDGER_FILE):
+        return producer
+    path = node / "spool" / _NODE_FILE
+    with suppress(AlreadyStoredError):
+        create_file_durably(disk, path, secrets.token_hex(_MARK_BYTES).encode("ascii"))
+    mark = disk.read(path).decode("ascii", "replace")
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}", mark):
+        raise ConfigError(f"{path} does not hold {2 * _MARK_BYTES} hex digits: remove it, and a new one is made")
+    return f"{producer}@{mark}"

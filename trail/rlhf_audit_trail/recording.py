@@ -39,6 +39,7 @@ from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_stores.filesystem import advice, network_file_system
 from rlhf_audit_trail import __version__, runtime_start
 from rlhf_audit_trail.ledger_facts import ledger_facts
+from rlhf_audit_trail.node_kit import producer_on
 from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
 
@@ -110,7 +111,7 @@ class AuditTrail:
                 SpoolSettings(
                     directory=self.directory,
                     facts=facts,
-                    base_producer=self.identity.producer,
+                    base_producer=producer_on(self.directory, self.identity.producer, self._disk),
                     run_id=self.run_id,
                     software=f"rlhf-audit-trail {__version__}",
                     disk=self._disk,

@@ -8,6 +8,7 @@ here: that is ``verify``.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -293,6 +294,7 @@ def _add_facts(runs: Mapping[str, RunState], asker: Asker) -> None:
             run.state = str(row["outcome"])
 
 
+_NODE = re.compile(r"@[0-9a-f]{8}(?=/[0-9]+$|$)")  # a rank of a node that has a kit
 _BADNESS = ("", "superseded", "ended", "being read", "no end said", "lost", "recording")
 
 
@@ -302,10 +304,11 @@ def _worse(one: str, other: str) -> str:
 
 
 def _run_of(producer: str) -> tuple[str, str, int | None]:
-    """Run id, what it is, and rank: ``<run>/<rank>[/n]``, ``ingest/<hex>``, ``runtime/<hex>``."""
+    """Run id, what it is, and rank: ``<run>/<rank>[@node][/n]``, ``ingest/<hex>``, ``runtime|shipper/<hex>[/n]``."""
     head, _, _ = producer.partition("/")
-    if head in ("ingest", "runtime"):
-        return producer, head, None
+    if head in ("ingest", "runtime", "shipper"):
+        return producer, "ingest" if head == "ingest" else "runtime", None
+    producer = _NODE.sub("", producer)
     run_id, _, last = producer.rpartition("/")
     before, _, rank = run_id.rpartition("/")
     if before and rank.isdigit() and last.isdigit():

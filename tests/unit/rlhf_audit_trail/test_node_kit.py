@@ -14,6 +14,7 @@ from rlhf_audit_trail.ledger_facts import known_facts, ledger_facts
 from rlhf_audit_trail.node_kit import LEDGER_FILE
 from rlhf_audit_trail.recording import AuditTrail
 from rlhf_audit_trail.settings import load_settings
+from rlhf_audit_trail.trail_state import _run_of
 from spooling import spooled
 
 
@@ -44,6 +45,26 @@ def test_a_node_records_for_the_ledger_of_its_kit_and_begins_none(trail: Path, t
         far.log_annotations(items=["a"], rewards=[1.0], annotators=["rater"])
     assert {body.ledger_id for _, body in spooled(node)} == {known_facts(trail).ledger_id}
     assert not (node / "objects").exists()
+
+
+def test_a_rank_that_moves_to_another_node_is_another_producer(trail: Path, tmp_path: Path) -> None:
+    """Both nodes take epoch 0 on disks of their own: under one name the sealer would lose the second one's events."""
+    names = []
+    for node in (tmp_path / "node1", tmp_path / "node2", tmp_path / "node1"):
+        main(["keys", str(trail), "--node-kit", str(node)])
+        with AuditTrail(node, "far/run", rank=3, world_size=4, runtime=False) as far:
+            far.log_annotations(items=["a"], rewards=[1.0])
+            far.flush()
+            names.append(far.producer)
+    assert names[0] == names[2] != names[1]
+    for name in (*names, f"{names[0]}/2"):
+        assert _run_of(name) == ("far/run", "run", 3)
+    assert {body.epoch for _, body in spooled(tmp_path / "node1")} == {0, 1}
+
+
+def test_producers_of_the_shipper_are_no_runs() -> None:
+    for name in (f"shipper/{bytes(16).hex()}", f"shipper/{bytes(16).hex()}/7", f"runtime/{bytes(16).hex()}"):
+        assert _run_of(name)[1:] == ("runtime", None)
 
 
 def test_a_kit_of_another_ledger_is_not_overwritten(trail: Path, tmp_path: Path) -> None:
