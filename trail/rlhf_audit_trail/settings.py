@@ -278,7 +278,7 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
 _STORE_KEYS: Final = (
     "objects_url", "vault_url", "clickhouse_host", "clickhouse_user", "clickhouse_password_file", "clickhouse_secure"
 )  # fmt: skip
-_KAFKA_KEYS: Final = tuple(name for name in KEYS if name in ("brokers", "topic_prefix") or name.startswith("kafka_"))
+KAFKA_KEYS: Final = tuple(name for name in KEYS if name in ("brokers", "topic_prefix") or name.startswith("kafka_"))
 
 
 def load_settings(
@@ -324,8 +324,8 @@ def load_settings(
         **{name: str(values[name]) for name in _STORE_KEYS},
         metrics_host=str(values["metrics_host"]),
         metrics_port=int(values["metrics_port"]),
-        **{name: str(values[name]) for name in _KAFKA_KEYS},
-        kafka=_kafka_settings(directory, {name: str(values[name]) for name in _KAFKA_KEYS}, passed),
+        **{name: str(values[name]) for name in KAFKA_KEYS},
+        kafka=_kafka_settings(directory, {name: str(values[name]) for name in KAFKA_KEYS}, passed),
         schema_registry_url=str(values["schema_registry_url"]),
         schema_registry=MappingProxyType(passed["schema_registry"]),
         origins=MappingProxyType({name: origins[name] for name in KEYS}),

@@ -39,6 +39,8 @@ _SAFE: Final[Mapping[str, Value]] = MappingProxyType(
         "reconnect.backoff.max.ms": 1_000,  # the default of 10 s would outlast a broker's restart
     }
 )
+# Several messages in one batch must stay below a source topic's limit (983,052): the default of 1,000,000 does not.
+MAX_BATCH_BYTES: Final = 768 * 1024
 # Room for a whole sealed record and what Kafka puts around it; the topic's own limit is the one that binds.
 MAX_REQUEST_BYTES: Final = 8 << 20
 
@@ -141,6 +143,7 @@ class KafkaSettings:
             "message.timeout.ms": 60_000,
             "linger.ms": 5,
             "compression.type": "none",  # others must be able to read it without a codec
+            "batch.size": MAX_BATCH_BYTES,
             "message.max.bytes": MAX_REQUEST_BYTES,
             **self.librdkafka("producer"),
             "enable.idempotence": True,

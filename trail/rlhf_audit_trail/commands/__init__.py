@@ -35,6 +35,7 @@ NAMES: Final[tuple[str, ...]] = (
     "sink",
     "sequence",
     "kafka",
+    "topics",
     "keys",
     "config",
 )
