@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlhf_audit_ledger.batch import NO_BATCH, BatchBody, EncodedBatch, encode_batch
-from rlhf_audit_ledger.control import ControlType, SchemaAdd, SourceSwitch, Tick, signed_control
+from rlhf_audit_ledger.control import ControlType, FormatSwitch, SchemaAdd, SourceSwitch, Tick, signed_control
 from rlhf_audit_ledger.ed25519 import SeedSigner, Signer
 from rlhf_audit_ledger.genesis import (
     MAX_WINDOW_ENTRIES,
@@ -169,6 +169,12 @@ def switch_of(settings: PartitionSettings, **changes: Any) -> SourceSwitch:
 def switch_value(settings: PartitionSettings, signer: Signer = OPERATOR, **changes: Any) -> bytes:
     """The same as a signed source value."""
     return signed_control(ControlType.SOURCE_SWITCH, switch_of(settings, **changes).encode(), signer)
+
+
+def format_value(settings: PartitionSettings, signer: Signer = OPERATOR, **changes: Any) -> bytes:
+    """A signed switch to format 2 as a source value, some fields changed."""
+    switch = FormatSwitch(settings.ledger_id, SOURCE_ID, settings.stream.stream, settings.partition, 2)
+    return signed_control(ControlType.FORMAT_SWITCH, replace(switch, **changes).encode(), signer)
 
 
 def messages(values: Iterable[bytes | None], first_offset: int = 0) -> list[SourceMessage]:

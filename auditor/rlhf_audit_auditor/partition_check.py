@@ -7,7 +7,7 @@ For each window, in order; one window is in memory at a time:
 3. The window's checkpoint is signed, by nobody else besides, is the size and root of what was built, and the global
    log names it, next in order, or ends before it (``window_checkpoints``).
 4. Ticks name states of the global log that existed, in order, before this window's own checkpoint (``ticks``).
-5. Switches of the source are told, and none goes back to a log that was left.
+5. Switches of source and format are told, and no source goes back to a log that was left.
 6. Lanes, duplicates and the statements of producers are noted (``lane_watch``, ``duplicates``, ``statements``).
 
 A window that contradicts is a finding; its entries are then taken from the
@@ -37,13 +37,14 @@ from rlhf_audit_auditor.windows import Windows
 from rlhf_audit_ledger.batch import BatchBody, open_envelope
 from rlhf_audit_ledger.checkpoint import Checkpoint
 from rlhf_audit_ledger.close import Close
+from rlhf_audit_ledger.control import FormatSwitch, SourceSwitch
 from rlhf_audit_ledger.entries import EntryClass
 from rlhf_audit_ledger.fold import FoldError
 from rlhf_audit_ledger.header import OUTCOMES
 from rlhf_audit_ledger.merkle import leaf_hash, leaf_hashes
 from rlhf_audit_ledger.objects import log_prefix, segment_name, vault_name
 from rlhf_audit_ledger.sealed import SealedRecord
-from rlhf_audit_ledger.state import genesis_entry
+from rlhf_audit_ledger.state import UnknownFormatError, genesis_entry
 from rlhf_audit_schemas.errors import FormatError
 
 Progress = Callable[[int], object]  # entries checked since the last call
@@ -55,7 +56,7 @@ def check_partition(task: PartitionTask, progress: Progress) -> PartitionResult:
     check = _PartitionCheck(task, progress)
     try:
         check.run()
-    except UnreadableError as error:
+    except (UnreadableError, UnknownFormatError) as error:
         check.result.is_cut_short = True
         check.result.findings.could_not_read(str(error))
     check.result.cpu_s = time.process_time() - started
@@ -173,11 +174,14 @@ class _PartitionCheck:
         """The window's source log, and where a switch leads: offsets of one log are never sealed twice."""
         last = run.steps[-1].move
         self._sources.add(last.header.source_id)
-        if last.switch is None:
+        name, switch = f"{self._stream}/{self._partition}", last.switch
+        if isinstance(switch, FormatSwitch):
+            self._findings.note(f"{name} goes on in format {switch.format}, behind window {window}")
+        if not isinstance(switch, SourceSwitch):
             return
-        new, at = last.switch.new_source_id, last.switch.next_offset
-        name = f"{self._stream}/{self._partition}"
-        self._findings.note(f"{name} goes on in source log {new.hex()} at offset {at}, behind window {window}")
+        new = switch.new_source_id
+        place = f"source log {new.hex()} at offset {switch.next_offset}"
+        self._findings.note(f"{name} goes on in {place}, behind window {window}")
         if new in self._sources:
             self._findings.add("source", f"goes back to source log {new.hex()}, which it had left", window=window)
 

@@ -48,4 +48,5 @@ class Resume:
             ticks=close.ticks,
             lanes=table,
             added_schemas=close.added_schemas,
+            format=close.format,
         )

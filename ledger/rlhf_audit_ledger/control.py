@@ -20,23 +20,26 @@ MAX_CONTROL_BYTES = 4096
 
 
 class ControlType(IntEnum):
-    """What a control message asks for. 3 nonce and 4 format_switch are reserved."""
+    """What a control message asks for. 3 nonce is reserved."""
 
     TICK = 1
     SCHEMA_ADD = 2
+    FORMAT_SWITCH = 4
     SOURCE_SWITCH = 5
 
 
-# A ledger that names no operator has its source switched by its ticker (``reading``): whoever owns a partition.
+# In a ledger that names no operator its ticker switches source and format (``reading``): whoever owns a partition.
 ROLE_OF = {
     ControlType.TICK: "ticker",
     ControlType.SCHEMA_ADD: "operator",
+    ControlType.FORMAT_SWITCH: "operator",
     ControlType.SOURCE_SWITCH: "operator",
 }
 
 _ENVELOPE = StrictCodec("envelope/control.avsc")
 _TICK = StrictCodec("envelope/tick.avsc")
 _SCHEMA_ADD = StrictCodec("envelope/schema_add.avsc")
+_FORMAT_SWITCH = StrictCodec("envelope/format_switch.avsc")
 _SOURCE_SWITCH = StrictCodec("envelope/source_switch.avsc")
 _CONTROL = domain("control")
 
@@ -111,6 +114,29 @@ class SchemaAdd:
     def decode(cls, body: bytes) -> SchemaAdd:
         """Raises FormatError on anything ``encode`` would not make."""
         return cls(**_SCHEMA_ADD.decode(body))
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSwitch:
+    """The last message sealed in the present format. It closes its window; behind it stands ``format``.
+
+    Versions that do not know that format seal this message like all others and go no further.
+    """
+
+    ledger_id: bytes
+    source_id: bytes
+    stream: str
+    partition: int
+    format: int
+
+    def encode(self) -> bytes:
+        """Avro body."""
+        return _FORMAT_SWITCH.encode(asdict(self))
+
+    @classmethod
+    def decode(cls, body: bytes) -> FormatSwitch:
+        """Raises FormatError on anything ``encode`` would not make."""
+        return cls(**_FORMAT_SWITCH.decode(body))
 
 
 @dataclass(frozen=True, slots=True)

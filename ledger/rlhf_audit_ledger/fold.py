@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rlhf_audit_ledger.close import Close, TickState
-from rlhf_audit_ledger.control import Control
+from rlhf_audit_ledger.control import Control, SourceSwitch
 from rlhf_audit_ledger.entries import CONTROL_ENTRY, QUARANTINE, EntryClass
 from rlhf_audit_ledger.genesis import SchemaEntry
 from rlhf_audit_ledger.header import BatchFacts, SealHeader
@@ -38,7 +38,7 @@ from rlhf_audit_ledger.reading import (
 from rlhf_audit_ledger.seal import hole_move, move_of
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import PartitionSettings
-from rlhf_audit_ledger.state import SealState, schemas_in_force
+from rlhf_audit_ledger.state import SealState, require_known_format, schemas_in_force
 from rlhf_audit_ledger.step import Advance, Move, ValidTick, advance
 from rlhf_audit_schemas.errors import FormatError, TamperError
 
@@ -57,6 +57,7 @@ def fold(
     ``take_entries(n)`` gives the next n event entries of the log. Raises FoldError at the first contradiction,
     FormatError on bytes that do not decode.
     """
+    require_known_format(settings, state)
     header = SealHeader.decode(record.header)
     if header.source_id != state.source_id:
         raise FoldError(f"offset {header.offset}: from another source log")
@@ -148,7 +149,7 @@ def _with_tick(settings: PartitionSettings, state: SealState, close_entry: bytes
     """Take from a close what no entry shows: the ticks since the last close, and the one that closed."""
     close = Close.decode(close_entry)
     ticks = close.ticks
-    if close.tick is None and move.switch is not None:
+    if close.tick is None and isinstance(move.switch, SourceSwitch):
         if ticks.number < state.ticks.number:
             raise FoldError(f"window {close.window}: tick counter or number fell")
         return replace(state, ticks=replace(state.ticks, number=ticks.number)), move  # its counter ends with its log
@@ -199,6 +200,7 @@ def replay(
     ``salt`` is that of the source offset as the vault keeps it. Without ``take_entries`` the caller compares
     ``Move.event_entries`` with the log, for example as whole bundles. Raises FoldError at the first contradiction.
     """
+    require_known_format(settings, state)
     header = SealHeader.decode(record.header)
     if header.source_id != state.source_id or header.offset != state.next_offset:
         raise FoldError(f"offset {header.offset}: not the next message of this source log")

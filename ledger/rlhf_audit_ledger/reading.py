@@ -35,11 +35,13 @@ from rlhf_audit_ledger.control import (
     ROLE_OF,
     Control,
     ControlType,
+    FormatSwitch,
     SchemaAdd,
     SourceSwitch,
     Tick,
 )
 from rlhf_audit_ledger.ed25519 import SignatureError, check_public_key, verify
+from rlhf_audit_ledger.genesis import FORMAT
 from rlhf_audit_ledger.header import BatchFacts, SignatureState
 from rlhf_audit_ledger.ids import MAX_EPOCH, MAX_PRODUCER_BYTES
 from rlhf_audit_ledger.lanes import MAX_SEQ, LaneRow, LaneTable
@@ -74,9 +76,9 @@ class SchemaReading:
 
 @dataclass(frozen=True, slots=True)
 class SwitchReading:
-    """A well-signed SourceSwitch away from this source log."""
+    """A well-signed SourceSwitch away from this source log, or FormatSwitch to a later format."""
 
-    switch: SourceSwitch
+    switch: SourceSwitch | FormatSwitch
     control: Control
 
 
@@ -241,6 +243,8 @@ def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) ->
             return read_tick(settings, source_id, Tick.decode(control.body), value)
         if kind is ControlType.SOURCE_SWITCH:
             return _read_switch(settings, source_id, SourceSwitch.decode(control.body), control)
+        if kind is ControlType.FORMAT_SWITCH:
+            return _read_switch(settings, source_id, FormatSwitch.decode(control.body), control)
         added = SchemaAdd.decode(control.body)
     except FormatError:
         return Refused("control_undecodable")
@@ -252,19 +256,21 @@ def read_control(settings: PartitionSettings, source_id: bytes, value: bytes) ->
 
 
 def control_role(settings: PartitionSettings, kind: ControlType) -> str:
-    """The role that signs a control message in this ledger: without an operator, a ticker switches the source."""
-    role = ROLE_OF[kind]
-    return "ticker" if kind is ControlType.SOURCE_SWITCH and not settings.keys_of(role) else role
+    """The role that signs a control message in this ledger: without an operator, a ticker switches."""
+    is_switch = kind in (ControlType.SOURCE_SWITCH, ControlType.FORMAT_SWITCH)
+    return "ticker" if is_switch and not settings.keys_of(ROLE_OF[kind]) else ROLE_OF[kind]
 
 
 def _read_switch(
-    settings: PartitionSettings, source_id: bytes, switch: SourceSwitch, control: Control
+    settings: PartitionSettings, source_id: bytes, switch: SourceSwitch | FormatSwitch, control: Control
 ) -> SwitchReading | Refused:
     reason = _misaddressed(settings, switch.ledger_id, switch.stream, switch.partition)
     if reason is not None:
         return Refused(reason)
     if switch.source_id != source_id:
         return Refused("wrong_source")
+    if isinstance(switch, FormatSwitch):
+        return SwitchReading(switch, control) if FORMAT < switch.format < 1 << 16 else Refused("switch_target")
     if switch.new_source_id == source_id or switch.next_offset < 0:
         return Refused("switch_target")
     return SwitchReading(switch, control)

@@ -7,13 +7,18 @@ from dataclasses import dataclass, field
 from rlhf_audit_ledger.chain import first_link
 from rlhf_audit_ledger.close import NO_COUNTS, Counts, TickState
 from rlhf_audit_ledger.entries import partition_genesis_entry
-from rlhf_audit_ledger.genesis import SchemaEntry
+from rlhf_audit_ledger.genesis import FORMAT, SchemaEntry
 from rlhf_audit_ledger.lanes import LaneTable
 from rlhf_audit_ledger.merkle import CompactRange, leaf_hash
 from rlhf_audit_ledger.settings import PartitionSettings
+from rlhf_audit_schemas.errors import CouldNotCheckError
 
 MAX_ROW_BYTES = 40 * 1024  # of lane rows in one record; keeps a sealed record within 64 KiB of its source value
 ALL_ROWS_EVERY = 64  # windows; a restart reads at most that many segments back for its lane table
+
+
+class UnknownFormatError(CouldNotCheckError):
+    """The partition goes on in a format that this version does not know: a newer one has to do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class SealState:
     added_schemas: tuple[SchemaEntry, ...] = ()
     pending_schemas: tuple[SchemaEntry, ...] = ()
     pending_rows: tuple[tuple[int, bytes], ...] = ()
+    format: int = FORMAT
 
 
 def genesis_entry(settings: PartitionSettings) -> bytes:
@@ -71,6 +77,14 @@ def first_state(settings: PartitionSettings, source_id: bytes, first_offset: int
         tree=CompactRange(0, ()).extend([leaf_hash(genesis_entry(settings))]),
         first_offset=first_offset,
     )
+
+
+def require_known_format(settings: PartitionSettings, state: SealState) -> None:
+    """Raises UnknownFormatError if what comes next is written in another format than this version's."""
+    if state.format != FORMAT:
+        raise UnknownFormatError(
+            f"{settings.name}: from window {state.window_id} on in format {state.format}, this version knows {FORMAT}"
+        )
 
 
 def schemas_in_force(settings: PartitionSettings, state: SealState) -> frozenset[tuple[int, int]]:

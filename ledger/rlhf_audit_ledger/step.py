@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 
 from rlhf_audit_ledger.chain import next_link
 from rlhf_audit_ledger.close import NO_COUNTS, Close, TickState, count_one
-from rlhf_audit_ledger.control import SourceSwitch, Tick
-from rlhf_audit_ledger.genesis import FORMAT, SchemaEntry
+from rlhf_audit_ledger.control import FormatSwitch, SourceSwitch, Tick
+from rlhf_audit_ledger.genesis import SchemaEntry
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.lanes import LaneRow, table_digest
 from rlhf_audit_ledger.merkle import leaf_hash, leaf_hashes
 from rlhf_audit_ledger.settings import PartitionSettings
-from rlhf_audit_ledger.state import ALL_ROWS_EVERY, MAX_ROW_BYTES, OpenWindow, SealState
+from rlhf_audit_ledger.state import ALL_ROWS_EVERY, MAX_ROW_BYTES, OpenWindow, SealState, require_known_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Move:
     row: LaneRow | None = None
     tick: ValidTick | None = None
     added: SchemaEntry | None = None
-    switch: SourceSwitch | None = None
+    switch: SourceSwitch | FormatSwitch | None = None
     is_silent: bool = False  # a tick or an ignored control message: opens no window
 
 
@@ -56,7 +56,11 @@ class Advance:
 
 
 def advance(settings: PartitionSettings, state: SealState, move: Move) -> Advance:
-    """Apply a move: link, tree, window, lanes; then close the window if a rule says so."""
+    """Apply a move: link, tree, window, lanes; then close the window if a rule says so.
+
+    Raises UnknownFormatError behind a switch to a format that this version does not know.
+    """
+    require_known_format(settings, state)
     header = move.header
     leaves = leaf_hashes(move.entries)
     leaves += leaf_hashes(move.event_entries)
@@ -105,8 +109,13 @@ def _ticked(ticks: TickState, tick: Tick) -> TickState:
     return TickState(tick.counter, tick.number, ticks.closed_number)
 
 
-def _switched(state: SealState, switch: SourceSwitch) -> SealState:
-    """State at the end of a source log: the other one has offsets and tick counters of its own, time goes on."""
+def _switched(state: SealState, switch: SourceSwitch | FormatSwitch) -> SealState:
+    """State at the end of a source log: the other one has offsets and tick counters of its own, time goes on.
+
+    At the end of a format only the format changes.
+    """
+    if isinstance(switch, FormatSwitch):
+        return replace(state, format=switch.format)
     return replace(
         state,
         source_id=switch.new_source_id,
@@ -117,7 +126,7 @@ def _switched(state: SealState, switch: SourceSwitch) -> SealState:
 
 
 def _closes(settings: PartitionSettings, before: TickState, window: OpenWindow, move: Move) -> bool:
-    """FORMAT section 5: a valid tick, a switch of the source, or the cap, after a whole message."""
+    """FORMAT section 5: a valid tick, a switch, or the cap, after a whole message."""
     tick = move.tick
     if move.switch is not None:
         return True
@@ -132,7 +141,7 @@ def _close_record(settings: PartitionSettings, state: SealState, window: OpenWin
     closed_by_tick = tick is not None
     ticks = replace(state.ticks, closed_number=state.ticks.number) if closed_by_tick else state.ticks
     return Close(
-        format=FORMAT,
+        format=state.format,
         ledger_id=settings.ledger_id,
         stream=settings.stream.stream,
         partition=settings.partition,

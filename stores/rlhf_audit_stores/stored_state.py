@@ -89,6 +89,7 @@ def _state_at(
         ticks=close.ticks,
         lanes=lanes,
         added_schemas=close.added_schemas,
+        format=close.format,
     )
 
 

@@ -68,12 +68,12 @@ class Message:
         return read("tick", read("control", self.value)["body"])
 
     @property
-    def ends_its_source(self) -> bool:
-        """Whether it is a switch of the source that took effect."""
+    def is_switch(self) -> bool:
+        """Whether it is a switch of format or source that took effect."""
         if self.outcome != "control" or not self.entries:
             return False
         number: int = read("control_entry", self.entries[0][2:])["control"]
-        return number == 5
+        return number in (4, 5)
 
     @property
     def opens_a_window(self) -> bool:
@@ -129,7 +129,7 @@ def windows_by_the_book(
         log += entries_of(message)
         size = len(log) - first_index
         by_tick = tick is not None and (strong or tick["flush"] or tick["number"] > closed_number)
-        by_switch = message.ends_its_source
+        by_switch = message.is_switch
         by_cap = not strong and (size >= max_entries or count >= max_messages)
         if not is_open or not (by_tick or by_switch or by_cap):
             continue

@@ -24,7 +24,7 @@ from rlhf_audit_ledger.batch import (
     value_digest,
 )
 from rlhf_audit_ledger.checkpoint import Checkpoint, sign_checkpoint
-from rlhf_audit_ledger.control import Control, ControlType, SchemaAdd, SourceSwitch, Tick, signed_control
+from rlhf_audit_ledger.control import Control, ControlType, FormatSwitch, SchemaAdd, SourceSwitch, Tick, signed_control
 from rlhf_audit_ledger.domain import domain, lp, u16, u32, u64
 from rlhf_audit_ledger.ed25519 import SeedSigner
 from rlhf_audit_ledger.entries import event_entries
@@ -175,6 +175,8 @@ class _Scenario:
         self.state = state
         switch = SourceSwitch(self.settings.ledger_id, SOURCE_ID, "annotations", 2, KAFKA_ID, 1)
         self.switch = signed_control(ControlType.SOURCE_SWITCH, switch.encode(), OPERATOR)
+        later = FormatSwitch(self.settings.ledger_id, SOURCE_ID, "annotations", 2, 2)
+        self.format_switch = signed_control(ControlType.FORMAT_SWITCH, later.encode(), OPERATOR)
         _, (self.switched,) = seal_all(self.sealer, state, SourceMessage(10, T_US + 10_000, self.switch))
 
     def _enrolment_message(self) -> bytes:
@@ -216,6 +218,8 @@ class _Scenario:
             "tick.body": self._tick_body(1),
             "tick.value": self.tick,
             "schema_add.value": self.schema_add,
+            "format_switch.body": Control.decode(self.format_switch).body,
+            "format_switch.value": self.format_switch,
             "source_switch.body": Control.decode(self.switch).body,
             "source_switch.value": self.switch,
             "wire.fingerprint.event_batch": schema_fingerprint("EventBatch"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from builders import OTHER_SOURCE_ID, SOURCE_ID, TICKER, switch_value
+from builders import OTHER_SOURCE_ID, SOURCE_ID, TICKER, format_value, switch_value
 from evidence_world import Partition, World
 
 
@@ -58,3 +59,20 @@ def test_the_window_behind_a_broken_one_is_run_again_from_its_own_log(part: Part
     assert report.exit_code == 1
     assert {finding.window for finding in report.findings} == {1}
     assert report.windows == 3
+
+
+def test_a_format_that_this_version_does_not_know_can_be_checked_neither_way(part: Partition) -> None:
+    """All up to the switch is checked; what stands behind it is not called fine, nor tampered."""
+    part.take(format_value(part.settings, TICKER, source_id=part.state.source_id))
+    part.world.publish([part.store()])
+    report = part.world.verify()
+    assert (report.exit_code, report.windows) == (0, 4)
+    assert "annotations/0 goes on in format 2, behind window 3" in report.notes
+    lane = part.lane("ingest/later")
+    part.state = replace(part.state, format=1)  # as a later version would go on, had it changed nothing
+    part.take(lane.cut(2, final=True).value)
+    part.close()
+    report = part.world.verify()
+    assert (report.exit_code, report.findings, report.windows) == (3, [], 4)
+    assert report.unreadable == ["annotations/0: from window 4 on in format 2, this version knows 1"]
+    assert report.proved() == []

@@ -20,6 +20,7 @@ from builders import (
     STRANGER,
     TICKER,
     Lane,
+    format_value,
     make_genesis,
     make_sealer,
     schema_value,
@@ -109,6 +110,10 @@ def switch(signer: Signer = OPERATOR, **changes: Any) -> list[bytes | None]:
     return [switch_value(SETTINGS, signer, **changes)]
 
 
+def formatted(signer: Signer = OPERATOR, **changes: Any) -> list[bytes | None]:
+    return [format_value(SETTINGS, signer, **changes)]
+
+
 REASONS: dict[str, list[list[bytes | None]]] = {
     "too_large": [
         [b"\x01" + bytes(MAX_VALUE_BYTES)],
@@ -121,10 +126,12 @@ REASONS: dict[str, list[list[bytes | None]]] = {
         other(ledger_id=bytes(16)),
         tick(ledger_id=bytes(16)),
         switch(ledger_id=bytes(16)),
+        formatted(ledger_id=bytes(16)),
         [signed_control(ControlType.SCHEMA_ADD, SchemaAdd(bytes(16), ANNOTATION, 2, bytes(32)).encode(), OPERATOR)],
     ],
-    "wrong_stream": [other(stream="lifecycle"), tick(stream="lifecycle"), switch(stream="lifecycle")],
-    "wrong_partition": [other(partition=1), tick(partition=1), switch(partition=1)],
+    "wrong_stream": [other(stream="lifecycle"), tick(stream="lifecycle"), switch(stream="lifecycle"),
+                     formatted(stream="lifecycle")],
+    "wrong_partition": [other(partition=1), tick(partition=1), switch(partition=1), formatted(partition=1)],
     "producer_name": [other(producer=""), other(producer="é" * 101)],
     "number_overflow": [
         other(epoch=-1),
@@ -148,12 +155,13 @@ REASONS: dict[str, list[list[bytes | None]]] = {
     "signature": [[Lane(SETTINGS).other(signer=STRANGER).value], [Lane(SETTINGS).cut().value, *other(signer=STRANGER)]],
     "control_unknown": [control(3), control(0), control(-1), control(300)],
     "control_signer": [control(key_id=bytes(8)), [schema_value(SETTINGS, 2, signer=TICKER)],
-                       switch(TICKER)],
+                       switch(TICKER), formatted(TICKER)],
     "control_signature": [control(signature=bytes(64)), control(body=b"", key_id=key_id(TICKER.public_key),
                                                                 signature=bytes(64))],
     "control_undecodable": [control(body=b"")],
-    "wrong_source": [tick(source_id=bytes(16)), switch(source_id=bytes(16))],
-    "switch_target": [switch(new_source_id=SOURCE_ID), switch(next_offset=-1)],
+    "wrong_source": [tick(source_id=bytes(16)), switch(source_id=bytes(16)), formatted(source_id=bytes(16))],
+    "switch_target": [switch(new_source_id=SOURCE_ID), switch(next_offset=-1), formatted(format=1), formatted(format=0),
+                      formatted(format=1 << 16)],
     "tick_number": [tick(number=0), tick(global_size=-1)],
     "broken_lane": [after(1, prev_batch=bytes(32))],
     "too_far": [after(1, first_seq=2 + MAX_GAP)],

@@ -69,7 +69,7 @@ def test_links_windows_and_roots_are_those_of_the_book(sealer: Sealer, data: st.
         assert close.end_index == window.first_index + len(window.entries)
         assert close.events == sum(entry[1] < 0x80 for entry in window.entries)
         assert (close.tick == window.closing.value) if window.closing.tick else (close.tick is None)
-        if window.closing.ends_its_source:
+        if window.closing.is_switch:
             switch = book.read("source_switch", book.read("control", window.closing.value or b"")["body"])
             assert (close.source_id, close.next_offset) == (switch["new_source_id"], switch["next_offset"])
         else:
