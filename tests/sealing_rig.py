@@ -124,7 +124,7 @@ class Rig:
         self, value: bytes | None, partition: int, *, stream: str = STREAM, timestamp_ms: int | None = None
     ) -> None:
         """Put a message in line, exactly as it is."""
-        more = {} if timestamp_ms is None else {"timestamp": timestamp_ms}
+        more: dict[str, Any] = {} if timestamp_ms is None else {"timestamp": timestamp_ms}
         while True:
             try:
                 self.producer.produce(self.topic(stream), value=value, partition=partition, **more)
@@ -194,10 +194,17 @@ class Rig:
         with PartitionTail(self.kafka, self.topic(stream), partition) as tail:
             return [as_sealed(message) for message in tail.read(*tail.watermarks())]
 
-    def sealed(self, partition: int, stream: str = STREAM) -> list[bytes]:
-        """Everything in a sealed partition, without wire headers, duplicates included."""
+    def sealed(self, partition: int, stream: str = STREAM, *, last: int | None = None) -> list[bytes]:
+        """Everything in a sealed partition (or its last records), without wire headers, duplicates included."""
         with PartitionTail(self.kafka, sealed_topic(self.kafka.topic_prefix, stream), partition) as tail:
-            return [strip_header(message.value or b"") for message in tail.read(*tail.watermarks())]
+            low, high = tail.watermarks()
+            first = low if last is None else max(low, high - last)
+            return [strip_header(message.value or b"") for message in tail.read(first, high)]
+
+    def sealed_end(self, partition: int, stream: str = STREAM) -> int:
+        """Offset that the sealed partition's next record will get."""
+        with PartitionTail(self.kafka, sealed_topic(self.kafka.topic_prefix, stream), partition) as tail:
+            return tail.watermarks()[1]
 
     def sealer(self, partition: int, stream: str = STREAM) -> Sealer:
         settings = partition_settings(self.ledger.genesis_bytes, stream, partition)
@@ -219,7 +226,7 @@ class Rig:
             while True:
                 with PartitionTail(self.kafka, self.topic(), partition) as tail:
                     end = tail.watermarks()[1]
-                sealed = header_ends(self.sealed(partition))
+                sealed = header_ends(self.sealed(partition, last=300))
                 if sealed and max(sealed) >= end:
                     break
                 assert time.monotonic() < deadline, f"partition {partition}: {sealed[-1:]} of {end} sealed"

@@ -136,9 +136,11 @@ class SealWorker:
         return await self._leave(app)
 
     async def _starting(self, app: Any) -> None:
-        try:
-            await app.start()
-        except Exception as error:  # noqa: BLE001 - the process boundary
+        """Brokers that do not answer must not keep a worker from ending."""
+        starting, stopping = asyncio.ensure_future(app.start()), asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done() and (error := starting.exception()) is not None:
             self._die("start", error)
 
     async def _leave(self, app: Any) -> int:
@@ -217,7 +219,7 @@ class SealWorker:
                 self._refuse(place, error)
                 return None
             except AuditTrailError as error:
-                if not error.retriable:
+                if not error.retriable and not isinstance(error, OffsetsGoneError):  # gone while it was read
                     self._refuse(place, error)
                     return None
                 logger.warning("%s/%d: %s; trying again", *place, error)
