@@ -164,6 +164,18 @@ def test_promtool_and_amtool_accept_the_configuration() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("severity", ["page", "ticket"])
+def test_alertmanager_sends_an_alert_to_the_receiver_of_its_severity(severity: str) -> None:
+    config = DEPLOY / "alertmanager/alertmanager.yml"
+    done = subprocess.run(
+        [program("amtool"), "config", "routes", "test", f"--config.file={config}", f"severity={severity}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{severity}\n")
+
+
 def test_the_alerts_pass_their_own_tests() -> None:
     done = subprocess.run(
         [program("promtool"), "test", "rules", "alerts_test.yml"],

@@ -9,7 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 ROLES = ("schemas", "ledger", "stores", "producers", "processors", "sinks", "auditor", "trail")
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / role / "README.md" for role in ROLES)])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("deploy/*.md"),
+        *(ROOT / role / "README.md" for role in ROLES),
+    ]
+)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
