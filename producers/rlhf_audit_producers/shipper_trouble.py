@@ -27,11 +27,6 @@ class Blame:
         """Whether less of it would have been taken."""
         return self.reason == "too_large"
 
-    @property
-    def needs_a_person(self) -> bool:
-        """Whether it lasts until somebody changes something."""
-        return self.reason in ("password", "rights", "no_topic", "tls")
-
 
 _PASSWORD = Blame(
     "password",

@@ -29,12 +29,13 @@ def is_within(wanted: list[bytes], log: list[bytes]) -> bool:
 @given(
     sent=st.lists(st.sampled_from(PLACES), min_size=1, max_size=25),
     answers=st.lists(FAILURES, max_size=30),
+    chunk=st.integers(1, 8),
     capacity=st.integers(1, 6),
     is_gapless=st.booleans(),
     tells_by_raising=st.booleans(),
 )
 def test_any_sequence_of_failures_delivers_each_record_of_each_partition_in_order(
-    sent: list[Place], answers: list[Answer], capacity: int, is_gapless: bool, tells_by_raising: bool
+    sent: list[Place], answers: list[Answer], chunk: int, capacity: int, is_gapless: bool, tells_by_raising: bool
 ) -> None:
     script = list(answers)
     brokers = Brokers(
@@ -49,8 +50,9 @@ def test_any_sequence_of_failures_delivers_each_record_of_each_partition_in_orde
     values = {place: [one.value for one in parcels if one.place == place] for place in PLACES}
     waiting = list(parcels)
     for _ in range(4000):
-        if waiting:
-            queue.put(waiting.pop(0))
+        for one in waiting[:chunk]:
+            queue.put(one)
+        del waiting[:chunk]
         queue.work()
         clock.now += 1.0
         if not waiting and queue.records == 0:
