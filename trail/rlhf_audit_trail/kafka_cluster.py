@@ -38,7 +38,7 @@ from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.durable import make_folders_durably, write_file_durably
 from rlhf_audit_stores.kafka.settings import KafkaSettings
-from rlhf_audit_stores.kafka.topics import admin_client
+from rlhf_audit_stores.kafka.topics import admin_client, failed_question
 from rlhf_audit_trail.kafka_certificates import CA_FILE, make_certificates
 from rlhf_audit_trail.kafka_config import ADMIN, NodePlace, log_properties, server_properties
 from rlhf_audit_trail.kafka_jars import jars, java
@@ -243,7 +243,7 @@ class KafkaCluster:
                 client.list_topics(timeout=5)
             except KafkaException as error:
                 if time.monotonic() > deadline:
-                    raise watch.explain(f"node {node}: log in as {user}", "not yet") from error
+                    raise failed_question(client, watch, f"node {node}: log in as {user}", error) from error
                 time.sleep(_POLL_S)
             else:
                 return
@@ -354,8 +354,7 @@ class KafkaCluster:
                 return f"brokers registered: {sorted(found)}"
             metadata = client.list_topics(timeout=5)
         except (KafkaException, TimeoutError) as error:
-            told = f" ({watch.refusal.str()})" if watch.refusal is not None else ""
-            return f"the brokers do not answer: {type(error).__name__}{told}"
+            return str(failed_question(client, watch, "the brokers do not answer", error))
         for name, topic in metadata.topics.items():
             for number, partition in topic.partitions.items():
                 if len(partition.isrs) < len(partition.replicas) or partition.leader < 0:

@@ -30,7 +30,14 @@ from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
 from rlhf_audit_stores.kafka.errors import BrokerError, ErrorWatch, broker_error
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.tail import PartitionTail
-from rlhf_audit_stores.kafka.topics import TopicFacts, admin_client, sealed_topic, source_topic, topic_facts
+from rlhf_audit_stores.kafka.topics import (
+    TopicFacts,
+    admin_client,
+    failed_question,
+    sealed_topic,
+    source_topic,
+    topic_facts,
+)
 from rlhf_audit_stores.kafka.wire import strip_header
 from rlhf_audit_stores.objects import ObjectStore
 from rlhf_audit_stores.stored_state import stored_state
@@ -323,12 +330,8 @@ class TopicAdmin:
 
         try:
             yield
-        except KafkaException as error:
-            if self._watch.refusal is not None:
-                raise self._watch.explain(what, "no answer") from error
-            raise broker_error(what, error.args[0]) from error
-        except TimeoutError as error:
-            raise self._watch.explain(what, f"no answer in {_TIMEOUT_S} s") from error
+        except (KafkaException, TimeoutError) as error:
+            raise failed_question(self._client, self._watch, what, error) from error
 
 
 def first_tick(

@@ -43,6 +43,7 @@ class PartitionTail:
 
         self.topic, self.partition = topic, partition
         self._silence_s = silence_s
+        self._is_reading = False
         self._watch = ErrorWatch()
         config = settings.consumer_config(group_name(settings.topic_prefix, "tail"))
         self._consumer = Consumer({**config, "enable.partition.eof": True, "error_cb": self._watch})
@@ -78,6 +79,8 @@ class PartitionTail:
                 asked = TopicPartition(self.topic, self.partition)
                 found = self._consumer.get_watermark_offsets(asked, timeout=min(left, _ASK_S))
             except KafkaException as error:
+                if not self._is_reading:
+                    self._consumer.poll(0)  # a wrong password is told to whoever polls, and to nobody else
                 self._give_up_on(error.args[0], is_late=time.monotonic() >= deadline, cause=error)
                 time.sleep(_POLL_S)
                 continue
@@ -96,6 +99,7 @@ class PartitionTail:
             return
         at, heard = first, time.monotonic()
         try:
+            self._is_reading = True
             self._consumer.assign([TopicPartition(self.topic, self.partition, first)])
             while at < end:
                 answers = self._consumer.consume(num_messages=min(_BATCH, end - at), timeout=_POLL_S)
@@ -125,6 +129,7 @@ class PartitionTail:
             raise broker_error(f"{self.where}: read at {at}", error.args[0]) from error
         finally:
             self._consumer.unassign()
+            self._is_reading = False
 
     def _give_up_on(self, error: KafkaError, *, is_late: bool, cause: BaseException | None) -> None:
         """Raise unless trying again may help and there is time left."""

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_audit_ledger.ids import source_id
+from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_stores.kafka.errors import ErrorWatch, broker_error
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from confluent_kafka import Uuid
+    from confluent_kafka import KafkaException, Uuid
     from confluent_kafka.admin import AdminClient
 
 _TO_URL_SAFE = str.maketrans("+/", "-_")
@@ -110,10 +111,17 @@ def topic_facts(
                 continue
             uuid = printed_uuid(described.topic_id)
             found[topic] = TopicFacts(topic, cluster.cluster_id, uuid, len(described.partitions))
-    except KafkaException as error:
-        if watch.refusal is not None:
-            raise watch.explain(where, "no answer") from error
-        raise broker_error(where, error.args[0]) from error
-    except TimeoutError as error:
-        raise watch.explain(where, f"no answer in {timeout_s:.0f} s") from error
+    except (KafkaException, TimeoutError) as error:
+        raise failed_question(client, watch, where, error) from error
     return found
+
+
+def failed_question(
+    client: AdminClient, watch: ErrorWatch, where: str, error: KafkaException | TimeoutError
+) -> AuditTrailError:
+    """Our error for a question that failed. A wrong password shows only here: it is told to whoever polls."""
+    while client.poll(0) > 0:
+        pass
+    if watch.refusal is not None or isinstance(error, TimeoutError):
+        return watch.explain(where, "no answer")
+    return broker_error(where, error.args[0])
