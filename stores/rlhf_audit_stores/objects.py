@@ -8,6 +8,7 @@ one that the settings name. They share a contract test
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,17 +38,22 @@ def open_store(folder: Path, url: str = "", *, disk: Disk | None = None, mode: i
     """The store at ``url`` (``s3://bucket/prefix``), or the folder if that is empty.
 
     Keys and endpoint of a bucket come from the environment, as its own tools read them (``AWS_ACCESS_KEY_ID``,
-    ``AWS_ENDPOINT_URL``, ...). Raises ConfigError for a URL that no store here can be made of.
+    ``AWS_ENDPOINT_URL``, ...); plain HTTP only if ``AWS_ALLOW_HTTP`` says so. Raises ConfigError for a URL that no
+    store here can be made of.
     """
     if not url:
         return FolderStore(folder, disk, mode=mode)
     from obstore.exceptions import BaseError
     from obstore.store import from_url
 
+    # Options given here replace the environment's, this one included: without it a server of one's own is refused.
+    is_plain_allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
     try:
         return ObstoreStore(
             from_url(
-                url, client_options={"timeout": _ANSWER_S}, retry_config={"max_retries": 2, "retry_timeout": _ANSWER_S}
+                url,
+                client_options={"timeout": _ANSWER_S, "allow_http": is_plain_allowed},
+                retry_config={"max_retries": 2, "retry_timeout": _ANSWER_S},
             )
         )
     except (BaseError, ValueError) as error:

@@ -23,6 +23,7 @@ from rlhf_audit_stores.objects import (
     ObstoreStore,
     SwapLostError,
     Version,
+    open_store,
 )
 
 RACERS = 16
@@ -284,6 +285,23 @@ class TestS3(ObjectStoreContract):
         )
         with pytest.raises(ConfigError, match="refuses these credentials"):
             ObstoreStore(stranger).get("object")
+
+
+@pytest.mark.service
+def test_a_bucket_named_by_url_takes_its_keys_from_the_environment(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gateway.bucket("by-url")
+    for name, value in gateway.environment().items():
+        monkeypatch.setenv(name, value)
+    store = open_store(tmp_path, "s3://by-url/trail")
+    with pytest.raises(TransportError):
+        store.exists("object")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    store = open_store(tmp_path, "s3://by-url/trail")
+    store.put("object", b"data")
+    assert store.get("object") == b"data"
+    assert ObstoreStore(gateway.bucket("by-url")).get("trail/object") == b"data"
 
 
 def test_a_server_that_does_not_answer_may_answer_later() -> None:

@@ -35,6 +35,15 @@ class Gateway:
     endpoint: str
     data: Path
 
+    def environment(self) -> dict[str, str]:
+        """What a client that reads its environment has to find there, but for the leave to speak plain HTTP."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": _ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+        }
+
     def bucket(self, name: str) -> S3Store:
         """An obstore client for a bucket, which is made if it is new."""
         (self.data / name).mkdir(exist_ok=True)
