@@ -29,7 +29,7 @@ SEALERS = {
     "capped": make_sealer(make_genesis(max_entries=7, max_messages=5)),
     "strong": make_sealer(make_genesis(mode="strong")),
 }
-SMALL = settings(max_examples=40)
+SMALL = settings(max_examples=40, deadline=None)  # a machine that does other things too is no fault
 sealers = pytest.mark.parametrize("sealer", SEALERS.values(), ids=SEALERS)
 
 
