@@ -45,6 +45,7 @@ class Brokers:
     capacity: int = 1000
     topics: dict[tuple[str, int], list[bytes]] = field(default_factory=lambda: defaultdict(list))
     clients: int = 0
+    company_bytes: int = 0  # of the record that ``answer`` is asked about and those behind it for the same partition
 
     def client(self) -> FakeClient:
         self.clients += 1
@@ -100,6 +101,8 @@ class FakeClient:
             tell(self._last or FakeError(FATAL), None)
             self._last = None
             return
+        behind = sum(len(each[2]) for each in self._queue if each[:2] == (topic, partition))
+        self._brokers.company_bytes = len(value) + behind
         what = self._brokers.answer(topic, partition, value)
         if what in ("ok", "lose", "silent but stored"):
             self._brokers.topics[topic, partition].append(value)

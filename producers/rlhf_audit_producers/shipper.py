@@ -145,10 +145,14 @@ class Shipper:
         if self.queue.records or not self._is_saved:
             return False
         return all(
-            (ref.epoch <= self._done_epoch(folder)) or ref.spool_id in self._read_out
+            ref.epoch <= self._done_epoch(folder) or self._is_read_out(ref.spool_id)
             for folder, refs in producers(self._disk, self._spool)
             for ref in refs
         )
+
+    def _is_read_out(self, spool_id: bytes) -> bool:
+        """Of one that still records; where the writer has gone, the spool must be done."""
+        return spool_id in self._read_out and self._sources[spool_id].reason is None
 
     def left(self) -> list[Left]:
         """Spools with records that are not acknowledged."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_audit_ledger.batch import BatchBody, batch_head, encode_batch, open_envelope
+from rlhf_audit_producers import spool_log
 from rlhf_audit_producers.shipper import MAX_UNDERWAY, REFUSED_FOLDER
 from rlhf_audit_producers.shipper_positions import SHIPPED_FILE, read_positions
 from rlhf_audit_producers.spool_files import SpoolRef, pack_spool_record, producers, write_name
@@ -75,6 +76,33 @@ def test_nothing_is_deleted_before_it_is_acknowledged(tmp_path: Path) -> None:
     one.close()
     assert files(tmp_path) == before
     assert {left.producer for left in one.left()} == {"run/0"}
+
+
+def test_segments_go_one_by_one_as_what_stands_in_them_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_log, "SEGMENT_BYTES", 1500)
+    wanted = record(tmp_path, turns=20)
+    before, batches = files(tmp_path), [body for _, body in spooled(tmp_path)]
+    budget = [len(batches) // 2]
+
+    def some(*_: object) -> Answer:
+        budget[0] -= 1
+        return "ok" if budget[0] >= 0 else "refuse"
+
+    brokers, clock = Brokers(some), Clock()
+    one = shipper(tmp_path, brokers, clock=clock)
+    for _ in range(60):
+        one.turn()
+        clock.now += 0.3
+    one.close()
+    assert 1 < len(files(tmp_path)) < len(before)
+    shipped = brokers.bodies()
+    assert all(body in shipped or body in [kept for _, kept in spooled(tmp_path)] for body in batches)
+    brokers.answer = lambda *_: "ok"
+    ship_all(tmp_path, brokers)
+    assert ids(brokers) == wanted
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("answer", ["lose", "silent but stored", "refuse"])
@@ -236,6 +264,24 @@ def test_a_drain_ends_at_what_was_there(tmp_path: Path) -> None:
     assert one.left() == []
     assert [lost["producer"] for lost in brokers.events("producer_lost")] == ["run/1"]
     spool.abandon()
+
+
+@pytest.mark.parametrize("first", range(2))
+def test_a_drain_does_not_end_before_it_has_called_the_dead_lost(first: int, tmp_path: Path) -> None:
+    """Also if positions were saved after the last acknowledgement, and before a look found the end."""
+    record(tmp_path, end=False)
+    brokers, clock = Brokers(), Clock()
+    one = shipper(tmp_path, brokers, clock=clock)
+    one.begin_drain()
+    for turn in range(200):
+        one.turn()
+        clock.now += 0.3 * (turn % 2 == first)
+        if one.is_drained:
+            break
+    one.close()
+    assert one.left() == []
+    assert len(brokers.events("producer_lost")) == 1
+    assert files(tmp_path) == []
 
 
 def test_a_record_without_a_partition_goes_to_quarantine_as_it_lies(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def test_a_partition_without_rights_waits_while_the_others_go_on() -> None:
 
 def test_a_record_that_is_too_large_alone_is_put_aside_and_the_others_are_not() -> None:
     """Brokers that refuse whole batches: small records fail in the company of the large one."""
-    brokers = Brokers(lambda topic, partition, value: "too large" if len(value) > 100 else "ok")
+    brokers = Brokers()
+    brokers.answer = lambda *_: "too large" if brokers.company_bytes > 400 else "ok"
     refused: list[int] = []
     clock = Clock()
     queue = queue_before(brokers, clock, on_refused=lambda one: refused.append(one.offset))
