@@ -97,6 +97,11 @@ class SealedTopic:
         self._low, self._high = tail.watermarks()
         self._ends: dict[tuple[bytes, int], tuple[int, bytes]] = {}
         self._position = self._search()
+        if start.m == 0 and any(source != start.source_id for source, _ in self._ends):
+            raise RefusedToGoOnError(
+                f"{tail.where}: holds records of another source log than the one to be sealed, and no object tells of "
+                "a switch: the source topic was deleted and made again, or this is the topic of another ledger"
+            )
 
     @property
     def first_m(self) -> int:
