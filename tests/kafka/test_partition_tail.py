@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -22,6 +23,9 @@ def make_topic(settings: KafkaSettings, partitions: int = 2) -> str:
     topic = f"{settings.topic_prefix}audit.x"
     client, _ = admin_client(settings)
     client.create_topics([NewTopic(topic, partitions, 1)], request_timeout=30)[topic].result(timeout=31)
+    deadline = time.monotonic() + 20
+    while topic not in read_topic_facts(settings, [topic]):  # created a moment before the brokers tell of it
+        assert time.monotonic() < deadline
     return topic
 
 

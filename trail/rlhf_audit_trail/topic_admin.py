@@ -182,6 +182,17 @@ class TopicAdmin:
                 raise BrokerError(f"{', '.join(names)}: created, and not seen after {_SEEN_TIMEOUT_S:.0f} s")
             time.sleep(_POLL_S)
 
+    def _all_source_facts(self) -> dict[str, TopicFacts]:
+        """``source_facts`` of every stream: a broker that does not know a new topic yet must not make one forgotten."""
+        deadline = time.monotonic() + _SEEN_TIMEOUT_S
+        while len(facts := self.source_facts()) < len(self._ledger.genesis.partition_counts):
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"source topics: {len(facts)} of {len(self._ledger.genesis.partition_counts)} are seen"
+                )
+            time.sleep(_POLL_S)
+        return facts
+
     def _configure(self, there: Mapping[str, TopicFacts], retention_hours: int | None) -> dict[str, dict[str, str]]:
         """Change what differs in topics that were there before; returns it by topic."""
         from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
@@ -223,7 +234,7 @@ class TopicAdmin:
                 failed.append(error)
 
         empty: list[tuple[str, PartitionSettings, bytes]] = []
-        facts = self.source_facts()
+        facts = self._all_source_facts()
         for settings, topic, tail in self._tails(facts):
             if tail.watermarks()[1] == 0:
                 empty.append((topic, settings, first_ticks(settings, facts[settings.stream.stream].source_id)))

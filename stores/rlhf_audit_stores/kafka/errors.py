@@ -2,8 +2,8 @@
 
 A wrong password is told to ``error_cb`` alone, and what the caller then sees is
 a time-out (measured); so each client gets an ``ErrorWatch`` and asks it before
-it reports a time-out. ``KafkaError.name()`` is never called: after a fatal
-error it raised SystemError (measured).
+it reports a time-out. A producer's fatal error is raised by ``poll`` and
+``flush``, and in other callbacks as SystemError (measured).
 """
 
 from __future__ import annotations

@@ -135,8 +135,19 @@ class PartitionTail:
         """Raise unless trying again may help and there is time left."""
         from confluent_kafka import KafkaError as Codes
 
-        never = (Codes._UNKNOWN_PARTITION, Codes._UNKNOWN_TOPIC, Codes.UNKNOWN_TOPIC_OR_PART)
         if self._watch.refusal is not None:
             raise self._watch.explain(self.where, "refused") from cause
-        if is_late or is_refusal(error) or error.code() in never:
+        if error.code() in (Codes._UNKNOWN_PARTITION, Codes._UNKNOWN_TOPIC, Codes.UNKNOWN_TOPIC_OR_PART):
+            error, is_late = self._why_unknown(error), True
+        if is_late or is_refusal(error):
             raise broker_error(self.where, error) from cause
+
+    def _why_unknown(self, error: KafkaError) -> KafkaError:
+        """A topic that we may not see looks like one that is not there; its metadata tell the two apart."""
+        from confluent_kafka import KafkaException
+
+        try:
+            found = self._consumer.list_topics(self.topic, timeout=_ASK_S).topics.get(self.topic)
+        except KafkaException:
+            return error
+        return error if found is None or found.error is None else found.error
