@@ -39,16 +39,18 @@ keep clickhouse_users.xml 0444 "$(sed \
 if [ ! -e .env ]; then
   cluster=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n')
   trail=${AUDIT_TRAIL:-./rlhf-audit}
+  node=${AUDIT_NODE:-./rlhf-audit-node}
   sed -e "s|^AUDIT_UID=.*|AUDIT_UID=$uid|" -e "s|^AUDIT_GID=.*|AUDIT_GID=$gid|" \
-    -e "s|^AUDIT_TRAIL=.*|AUDIT_TRAIL=$trail|" -e "s|^AUDIT_CLUSTER_ID=.*|AUDIT_CLUSTER_ID=$cluster|" \
+    -e "s|^AUDIT_TRAIL=.*|AUDIT_TRAIL=$trail|" -e "s|^AUDIT_NODE=.*|AUDIT_NODE=$node|" \
+    -e "s|^AUDIT_CLUSTER_ID=.*|AUDIT_CLUSTER_ID=$cluster|" \
     .env.example >.env.new
   mv .env.new .env
-  mkdir -p "$trail"
-  echo "made .env; the trail lies in $trail"
+  mkdir -p "$trail" "$node"
+  echo "made .env; the trail lies in $trail, trainings record into $node"
 fi
 if [ "$(id -u)" = 0 ]; then
   # shellcheck disable=SC1091
   . ./.env
-  chown -R "$AUDIT_UID:$AUDIT_GID" "$secrets" "$AUDIT_TRAIL"
+  chown -R "$AUDIT_UID:$AUDIT_GID" "$secrets" "$AUDIT_TRAIL" "$AUDIT_NODE"
 fi
 echo "ready: docker compose up --detach --build"

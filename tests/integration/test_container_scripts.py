@@ -75,11 +75,12 @@ def test_prepare_makes_secrets_that_only_their_owner_reaches_and_prints_none(che
 
 
 def test_prepare_writes_an_environment_for_this_user_and_a_cluster_of_its_own(checkout: Path) -> None:
-    prepare(checkout, **me(), AUDIT_TRAIL="./my trail")
+    prepare(checkout, **me(), AUDIT_TRAIL="./my-trail")
     found = dict(re.findall(r"^(\w+)=(.*)$", (checkout / ".env").read_text(encoding="utf-8"), re.M))
     assert found["AUDIT_UID"] == str(os.getuid())
-    assert found["AUDIT_TRAIL"] == "./my trail"
-    assert (checkout / "my trail").is_dir()
+    assert found["AUDIT_TRAIL"] == "./my-trail"
+    assert (checkout / "my-trail").is_dir()
+    assert (checkout / found["AUDIT_NODE"]).is_dir()
     assert len(urlsafe_b64decode(found["AUDIT_CLUSTER_ID"] + "==")) == 16
 
 

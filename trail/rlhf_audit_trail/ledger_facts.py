@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from rlhf_audit_producers.spool_log import LedgerFacts
-from rlhf_audit_schemas.errors import CouldNotCheckError
+from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import LockedError
 from rlhf_audit_stores.keys import load_secret
@@ -22,12 +22,21 @@ _LOOK_AGAIN_S = 0.02
 
 
 def ledger_facts(directory: Path, settings: Settings, disk: Disk | None = None) -> LedgerFacts:
-    """Facts of the ledger in ``directory``. Raises CouldNotCheckError if another process never finishes founding it."""
+    """Facts of the ledger in ``directory``; it is founded if there is none.
+
+    Raises CouldNotCheckError if another process never finishes founding it, ConfigError if its evidence is kept
+    elsewhere: to found one here would be a second ledger under the same keys.
+    """
     deadline = time.monotonic() + _FOUNDING_TIMEOUT_S
     while True:
         facts = _read(directory, disk)
         if facts is not None:
             return facts
+        if settings.objects_url:
+            raise ConfigError(
+                f"{directory}: its ledger is kept at {settings.objects_url}: record into a folder made with "
+                "`rlhf-audit keys TRAIL --node-kit FOLDER`"
+            )
         try:
             _found(directory, settings, disk)
         except LockedError as error:

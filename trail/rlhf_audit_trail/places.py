@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from rlhf_audit_processors.sequencer import Sequencer
+from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_schemas.errors import CouldNotCheckError
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.durable import FolderLock, make_folders_durably
-from rlhf_audit_stores.keys import create_keys, load_keys, write_public_keys
+from rlhf_audit_stores.keys import create_keys, load_keys, load_secret, write_public_keys
 from rlhf_audit_stores.objects import ObjectStore, open_store
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
 from rlhf_audit_trail.settings import Settings
@@ -65,3 +66,13 @@ def need_ledger(directory: Path, objects: ObjectStore) -> Ledger:
     if ledger is None:
         raise CouldNotCheckError(f"{directory} holds no ledger yet")
     return ledger
+
+
+def facts_in(directory: Path, objects: ObjectStore) -> LedgerFacts:
+    """What a recording process needs of the ledger whose evidence lies in ``objects``; its keys are in ``directory``.
+
+    Raises CouldNotCheckError if there is no ledger.
+    """
+    ledger = need_ledger(directory, objects)
+    routing_key = load_secret(directory / "keys" / "routing.key")
+    return LedgerFacts(ledger.ledger_id, bytes(routing_key), ledger.genesis.partition_counts)

@@ -62,6 +62,7 @@ def variables(text: str) -> set[str]:
 def test_there_is_one_service_for_each_role() -> None:
     assert {name: service["command"][:-1] for name, service in WORKERS.items()} == {
         "topics": ["topics", "apply"],
+        "kit": ["keys", "/trail", "--node-kit"],
         "ship": ["ship"],
         "seal": ["seal"],
         "sink-objects": ["sink", "objects"],
@@ -76,8 +77,16 @@ def test_the_command_of_a_role_is_one_that_the_program_understands(name: str) ->
     if command[0] not in commands.NAMES:
         pytest.skip(f"rlhf-audit {command[0]} does not exist yet")
     args = build_parser().parse_args(command)
-    assert str(args.directory) == "/trail"
-    assert any(volume.endswith(":/trail") for volume in WORKERS[name]["volumes"])
+    assert str(args.directory) == ("/node" if name == "ship" else "/trail")
+    mounted = {volume.rpartition(":")[2] for volume in WORKERS[name]["volumes"]}
+    assert mounted == {word for word in command if word.startswith("/")}
+
+
+def test_whoever_meets_a_training_does_not_get_the_keys_of_the_trail() -> None:
+    """The folder a training writes into is shared with a process that was told what to ship, and with no signer."""
+    with_node = {name for name, one in WORKERS.items() if any(each.endswith(":/node") for each in one["volumes"])}
+    assert with_node == {"kit", "ship"}
+    assert not any("AUDIT_TRAIL" in volume for volume in WORKERS["ship"]["volumes"])
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -111,7 +120,8 @@ def test_a_role_is_scraped_under_its_name_waits_for_its_topics_and_is_looked_aft
     }
     assert (jobs[f"audit-{name}"]["names"], jobs[f"audit-{name}"]["port"]) == ([name], METRICS_PORT)
     assert jobs.keys() == {f"audit-{each}" for each in LONG_RUNNING}
-    assert service["depends_on"]["topics"] == {"condition": "service_completed_successfully"}
+    first = "kit" if name == "ship" else "topics"
+    assert service["depends_on"][first] == {"condition": "service_completed_successfully"}
     assert service["healthcheck"]["test"] == ["CMD", "python", "/usr/local/bin/healthy.py"]
     assert service["stop_grace_period"] == "40s"
 
@@ -221,7 +231,7 @@ def test_nothing_runs_as_root_or_may_become_it(name: str) -> None:
     assert service["restart"] in ("unless-stopped", "no")
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - {"topics"})
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - {"topics", "kit"}))
 def test_every_service_has_a_health_check(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check["test"][0] in ("CMD", "CMD-SHELL")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
 from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.cli import main
 from rlhf_audit_trail.ledger_facts import known_facts, ledger_facts
 from rlhf_audit_trail.node_kit import LEDGER_FILE
@@ -90,3 +92,23 @@ def test_a_kit_names_no_annotator_and_no_signing_key(trail: Path, tmp_path: Path
     main(["keys", str(trail), "--node-kit", str(node)])
     known = json.loads((node / LEDGER_FILE).read_text(encoding="ascii"))
     assert known.keys() == {"ledger_id", "partitions"}
+
+
+def test_a_kit_is_made_of_a_ledger_whose_objects_lie_elsewhere(
+    trail: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = known_facts(trail)
+    bucket = FolderStore(trail.rename(tmp_path / "moved") / "objects")
+    (trail / "keys").mkdir(parents=True)
+    shutil.copy(tmp_path / "moved/keys/routing.key", trail / "keys")
+    monkeypatch.setattr("rlhf_audit_trail.places.open_objects", lambda directory, settings: bucket)
+    node = tmp_path / "node"
+    assert main(["keys", str(trail), "--node-kit", str(node), "--objects-url", "s3://evidence/trail"]) == 0
+    assert known_facts(node) == facts
+
+
+def test_no_second_ledger_is_begun_where_the_evidence_is_kept_elsewhere(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path, environ={"RLHF_AUDIT_OBJECTS_URL": "s3://evidence/trail"})
+    with pytest.raises(ConfigError, match="--node-kit"):
+        ledger_facts(tmp_path, settings)
+    assert list(tmp_path.iterdir()) == []

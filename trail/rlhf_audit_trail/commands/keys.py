@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rlhf_audit_trail.settings import DEFAULT_DIRECTORY
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
 
 HELP = "show a trail's public keys and where its private keys lie, or make them"
 EXAMPLES = """\
@@ -38,14 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--node-kit", type=Path, metavar="FOLDER", help="write the folder that a training node elsewhere records into"
     )
     parser.add_argument("--json", action="store_true", help="for machines")
+    add_setting_flags(parser, "objects_url")
 
 
-def _write_node_kit(directory: Path, node: Path) -> int:
+def _write_node_kit(args: argparse.Namespace, node: Path) -> int:
     from rlhf_audit_stores.disk import RealDisk
     from rlhf_audit_trail.ledger_facts import known_facts
     from rlhf_audit_trail.node_kit import write_node_kit
+    from rlhf_audit_trail.places import facts_in, open_objects
 
-    write_node_kit(known_facts(directory), directory, node, RealDisk())
+    directory: Path = args.directory
+    settings = settings_of(args, directory)
+    is_elsewhere = bool(settings.objects_url)
+    facts = facts_in(directory, open_objects(directory, settings)) if is_elsewhere else known_facts(directory)
+    write_node_kit(facts, directory, node, RealDisk())
     print(f"{node}: copy it to a training node; AuditCallback(FOLDER) records there, `rlhf-audit ship FOLDER` sends it")
     print("its routing.key is secret; none of its files signs or decrypts anything")
     return 0
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from rlhf_audit_stores.keys import PUBLIC_KEYS_FILE, create_keys, load_keys
 
     if args.node_kit is not None:
-        return _write_node_kit(args.directory, args.node_kit)
+        return _write_node_kit(args, args.node_kit)
     folder: Path = args.directory / "keys"
     if args.create:
         if (args.directory / "objects" / "global").exists():
