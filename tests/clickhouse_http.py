@@ -6,6 +6,7 @@ Requests are answered one after another. What is missing of a server: users, quo
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parent.parent
 _URL_KEYS = frozenset({"query", "database", "default_format", "query_id", "user", "password", "session_id", "compress"})
 _NOT_FOR_ENGINE = frozenset({"wait_end_of_query", "send_progress_in_http_headers", "http_headers_progress_interval_ms"})
 _INSERT = re.compile(r"\s*INSERT\s+INTO\s+(.*?)\s+FORMAT\s+(\w+)\s*$", re.IGNORECASE | re.DOTALL)
+_STATEMENT = re.compile(rb"\s*INSERT\s+INTO\s+[^\n]*?\s+FORMAT\s+\w+\n", re.IGNORECASE)
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 _CODE = re.compile(r"Code: (\d+)")
 _NOT_FOUND = (60, 81)
@@ -48,7 +50,9 @@ class Handler(HttpHandler):
     def run(self, keys: dict[str, str], body: bytes) -> None:
         query = keys.get("query", "")
         if not query:
-            query, body = body.decode(), b""
+            begins = _STATEMENT.match(body)  # an insert in the body: its statement, a line feed, its data
+            end = begins.end() if begins else len(body)
+            query, body = body[:end].decode(), body[end:]
         settings = {
             name: value
             for name, value in keys.items()
@@ -102,6 +106,7 @@ def serve(folder: Path, port: int) -> None:
     """Serve until killed."""
     import chdb
 
+    logging.basicConfig(level=logging.DEBUG)  # a connection that ends badly shows in the log
     os.environ["TZ"] = "UTC"
     time.tzset()
     folder.mkdir(exist_ok=True)
