@@ -47,7 +47,11 @@ _TOO_LARGE = Blame("too_large", "larger than the brokers take: `rlhf-audit topic
 _UNREACHABLE = Blame("unreachable", "no broker answers: check `brokers` and the network; events wait in the spool")
 _TLS = Blame("tls", "TLS failed: check kafka_ca_file, the certificates and kafka_security_protocol")
 _TIMEOUT = Blame("timeout", "the brokers did not acknowledge in time, or lack in-sync replicas; sent again")
-_STALLED = Blame("stalled", "no acknowledgement for minutes: beginning anew with another client")
+_STALLED = Blame(
+    "stalled",
+    "no acknowledgement for two minutes (too few in-sync replicas, or a broker that hangs): beginning anew with another "
+    "client",
+)
 _OTHER = Blame("other", "the brokers refused a delivery; sent again")
 _COLLATERAL = Blame("other", "another delivery failed", is_collateral=True)
 
