@@ -87,6 +87,48 @@ def test_three_brokers_come_back_to_full_isr_after_a_kill(three_brokers: KafkaCl
     assert [len(partition.isrs) for partition in partitions.values()] == [3, 3, 3]
 
 
+def test_topics_on_three_brokers_stand_three_times_and_two_disks_acknowledge(
+    three_brokers: KafkaCluster, topic_prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf_audit_trail.cli import main
+
+    flags = ["--brokers", three_brokers.bootstrap, "--topic-prefix", topic_prefix, "--json"]
+    assert main(["topics", "apply", str(tmp_path / "trail"), *flags]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["problems"], len(said["begun"])) == ([], 13)
+    client, _ = admin_client(three_brokers.settings())
+    topics = client.list_topics(timeout=10).topics
+    for name in said["created"]:
+        assert {len(partition.replicas) for partition in topics[name].partitions.values()} == {3}
+    assert main(["topics", "check", str(tmp_path / "trail"), *flags]) == 0
+
+
+def test_a_foreground_cluster_ends_with_the_command_even_when_that_is_killed(
+    kafka: KafkaCluster, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "rlhf_audit_trail",
+        "kafka",
+        "up",
+        "--foreground",
+        "--json",
+        "--dir",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stdout is not None
+        said = ""
+        while "\n}" not in said:
+            line = process.stdout.readline()
+            assert line
+            said += line
+        pid = json.loads(said)["nodes"]["1"]
+        process.kill()
+        assert ended(pid, within_s=15)
+
+
 @pytest.fixture
 def background(kafka: KafkaCluster, tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "background"
