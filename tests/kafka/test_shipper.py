@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import threading
 import time
@@ -17,9 +18,11 @@ from kafka.conftest import throwaway_cluster
 from kafka.shipped import ended, found, make_topics, read_topics, ship, until
 from rlhf_audit_producers.spool_lock import acquire_drain
 from rlhf_audit_producers.spool_log import LedgerFacts
+from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.topics import admin_client, source_topic
 from rlhf_audit_trail.kafka_cluster import KafkaCluster
+from rlhf_audit_trail.node_kit import write_node_kit
 from rlhf_audit_trail.recording import AuditTrail
 from rlhf_audit_trail.runtime_start import is_running, wait_until_idle
 from spooling import spooled, withdrawals, writer
@@ -308,6 +311,28 @@ def test_what_a_dead_node_left_is_adopted_once(trail: Path, facts: LedgerFacts, 
     assert topics.ids() == sorted(wanted)
     assert [lost["producer"] for lost in topics.events("producer_lost")] == ["run/0"]
     assert topics.repeats == 0
+
+
+def test_a_copy_of_what_a_dead_node_left_is_shipped_on_from_where_that_node_was(
+    trail: Path, facts: LedgerFacts, tmp_path: Path, kafka_settings: KafkaSettings
+) -> None:
+    make_topics(kafka_settings, facts.partitions)
+    node = tmp_path / "node"
+    write_node_kit(facts, trail, node, RealDisk())
+    with recording(node, facts, 1) as (rank,):
+        process = ship(node, kafka_settings)
+        until(lambda: (node / "spool" / "shipped.json").exists())
+        process.kill()
+        process.communicate()
+        wanted = rank.end(killed=True)
+    saved = shutil.copytree(node / "spool", tmp_path / "saved" / "spool").parent
+    for _ in range(2):
+        status, _, err = ended(ship(saved, kafka_settings, "--trail", str(trail), command=("spool", "adopt")))
+        assert status == 0, err
+    topics = read_topics(kafka_settings, facts.partitions)
+    assert topics.ids() == sorted(wanted)
+    assert [lost["producer"] for lost in topics.events("producer_lost")] == ["run/0"]
+    assert logs(saved) == []
 
 
 def test_spools_of_another_ledger_are_not_adopted(
