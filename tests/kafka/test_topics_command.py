@@ -24,6 +24,7 @@ from rlhf_audit_stores.kafka.wire import strip_header
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.cli import main
 from rlhf_audit_trail.kafka_cluster import KafkaCluster
+from rlhf_audit_trail.local import LocalTrail
 from rlhf_audit_trail.places import need_ledger
 
 pytestmark = pytest.mark.service
@@ -211,6 +212,20 @@ def test_a_topic_takes_what_can_be_sealed_at_any_time_and_nothing_larger(
             topic, bytes(10_000), partition=0, on_delivery=lambda error, _: lost.extend([str(error)] if error else [])
         )
     assert (many.flush(30), lost) == (0, [])
+
+
+def test_a_local_ledger_is_told_to_go_on_and_goes_on_once(topics: Topics, tmp_path: Path) -> None:
+    with LocalTrail(tmp_path / "trail", partitions=PARTITIONS) as trail:
+        trail.append("gradients", 1, [b"no batch"])  # quarantined, and as good as any for a partition that was used
+        trail.drain()
+    status, said, _ = topics("apply")
+    assert status == 1
+    assert [problem["where"].rpartition(".")[2] for problem in said["problems"]] == ["gradients[1]"]
+    assert "--continue" in said["problems"][0]["what"]
+    status, said, _ = topics("apply", "--continue")
+    assert (status, said["problems"], said["switched"]["now"]) == (0, [], ["gradients/1"])
+    status, said, _ = topics("apply", "--continue")
+    assert (status, said["switched"]["now"], said["switched"]["before"]) == (0, [], ["gradients/1"])
 
 
 def test_brokers_that_are_not_there_are_status_3(topics: Topics) -> None:
