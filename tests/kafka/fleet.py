@@ -101,6 +101,12 @@ class Fleet:
         assert member.process is not None
         return member.process.wait(timeout_s)
 
+    def pid(self, name: str) -> int:
+        """Process id of what runs now."""
+        process = self._members[name].process
+        assert process is not None
+        return process.pid
+
     def is_running(self, name: str) -> bool:
         """Whether it runs at this moment."""
         process = self._members[name].process

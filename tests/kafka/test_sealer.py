@@ -5,6 +5,7 @@ Pauses are gaps between the times of neighbouring sealed records under steady lo
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -193,6 +194,35 @@ def test_frozen_past_its_session_another_one_takes_over(rig: Rig, fleet: Fleet) 
     paused = tell("after SIGSTOP of 13 s (session 6 s), then SIGTERM of the other", pauses(rig, since_ms))
     assert paused <= 10 * SLACK
     print("records twice:", rig.judge())  # noqa: T201 - measured
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_several_workers_are_started_again_and_never_outlive_their_parent(rig: Rig, fleet: Fleet) -> None:
+    words = rig.command("--workers", "2", "--instance", "w", "--session-seconds", "3")
+    fleet.audit("parent", *words)
+    rig.send_batches(3)
+    rig.flush()
+    rig.wait_until_sealed()
+    parent = fleet.pid("parent")
+    first = poll(lambda: children(parent) if len(children(parent)) == 2 else None, what="two workers")
+    os.kill(first[0], signal.SIGKILL)
+    poll(lambda: len(children(parent)) == 2 and first[0] not in children(parent), what="a new worker")
+    rig.send_batches(3)
+    rig.flush()
+    rig.wait_until_sealed()
+    second = children(parent)
+    fleet.send("parent", signal.SIGKILL)
+    poll(lambda: not any(map(is_alive, second)), 30, "the end of the workers")
+    fleet.stop("parent")  # the one that was started instead, if it was by now
+    rig.judge()
 
 
 @pytest.mark.parametrize("where", ["agent", "loop", "send"])

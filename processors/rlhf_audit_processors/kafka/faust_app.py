@@ -14,6 +14,7 @@ through and a silent broker costs seconds (Faust's own limit is 1200).
 from __future__ import annotations
 
 import inspect
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ with warnings.catch_warnings():
     from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
     from faust import streams
     from faust.transport.drivers import aiokafka as driver
+    from mode.utils import logging as mode_logging
 
 ROLE = "seal"
 _FETCH_BYTES = 4 << 20  # of one partition in one answer
@@ -61,9 +63,18 @@ def need_compiled_streams() -> None:
         )
 
 
+def _keep_payloads_out_of_logs() -> None:
+    """Below INFO, and at INFO with its DEVLOG, Faust writes whole messages, values included."""
+    mode_logging.DEVLOG = False
+    for name in ("faust", "mode", "aiokafka", "asyncio", __name__):
+        library = logging.getLogger(name)
+        library.setLevel(max(logging.INFO, library.getEffectiveLevel()))
+
+
 def make_app(kafka: KafkaSettings, *, instance: str | None, patience: Patience, data_dir: str) -> faust.App:
     """A Faust app that owns nothing yet. ``instance`` names the worker for good (static membership)."""
     need_compiled_streams()
+    _keep_payloads_out_of_logs()
     return _App(
         group_name(kafka.topic_prefix, ROLE),
         sealer_kafka=kafka,

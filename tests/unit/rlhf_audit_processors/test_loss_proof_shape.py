@@ -7,6 +7,7 @@ raises loses messages that were never sealed. ``tests/kafka/test_sealer.py`` sho
 from __future__ import annotations
 
 import ast
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def test_the_app_and_its_clients_are_set_as_the_design_says(tmp_path: Path) -> N
     extra = app.transport.Producer._settings_extra(type("Producer", (), {"app": app})())
     assert (extra["acks"], extra["enable_idempotence"]) == ("all", True)
     assert extra["request_timeout_ms"] == 6_000
+
+
+def test_the_libraries_never_log_messages(tmp_path: Path) -> None:
+    logging.getLogger("faust").setLevel(logging.DEBUG)
+    make_app(KafkaSettings("127.0.0.1:1"), instance=None, patience=Patience(), data_dir=str(tmp_path))
+    for name in ("faust.transport.consumer", "mode.services", "aiokafka.conn"):
+        assert not logging.getLogger(name).isEnabledFor(logging.DEBUG)
 
 
 def test_patience_that_could_not_work_is_refused() -> None:
