@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.merkle import leaf_hash
+from rlhf_audit_ledger.objects import log_prefix
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import SealState
-from rlhf_audit_ledger.tiles import Edge
+from rlhf_audit_ledger.tiles import TILE_HEIGHT, TILE_WIDTH, Edge, TileRef
 from rlhf_audit_schemas.errors import TransportError
-from rlhf_audit_sinks.evidence import EvidenceSink
+from rlhf_audit_sinks.evidence import EvidenceSink, delete_partials
 from rlhf_audit_sinks.sealed_windows import ForkError, Window
 from rlhf_audit_sinks.stored_windows import StoredWindows
 from rlhf_audit_stores.objects import ObjectStore, SwapLostError
@@ -151,6 +152,7 @@ class ObjectsWindows(_Lookup):
         super().__init__(objects)
         self._vault, self._vault_key = vault, vault_key
         self._sinks: dict[str, EvidenceSink] = {}
+        self._tried: dict[str, int] = {}  # size of the window that somebody else stored before us
 
     def place(self, settings: PartitionSettings, keep_on: Callable[[], bool]) -> SealState | None:
         found = stored_state(settings, self._objects)
@@ -162,12 +164,26 @@ class ObjectsWindows(_Lookup):
             edge=Edge.empty() if found is None else found.edge,
             version=None if found is None else found.version,
         )
+        if found is not None:
+            self._sweep(settings, {found.close.first_index, self._tried.pop(settings.name, 0)}, found.close.size)
         return None if found is None else found.state
+
+    def _sweep(self, settings: PartitionSettings, earlier: set[int], size: int) -> None:
+        """Delete what a sink left that died, or came second, before it could: partial tiles whose full one is there."""
+        full = []
+        for before in earlier:
+            for level in range(size.bit_length() // TILE_HEIGHT):
+                index = (before >> TILE_HEIGHT * level) // TILE_WIDTH
+                if index < (size >> TILE_HEIGHT * level) // TILE_WIDTH:
+                    full += [TileRef(level, index, TILE_WIDTH).path]
+                    full += [TileRef(None, index, TILE_WIDTH).path] if level == 0 else []
+        delete_partials(self._objects, log_prefix(settings.stream.stream, settings.partition), full)
 
     def store(self, window: Window) -> bool:
         try:
             self._sinks[window.settings.name].store(window.sealed)
         except SwapLostError as error:
+            self._tried[window.settings.name] = window.close.size
             raise PositionMovedError(f"{window.settings.name} window {window.close.window}: {error}") from error
         return True
 

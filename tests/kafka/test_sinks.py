@@ -70,7 +70,12 @@ def segments(trail: Path) -> int:
 
 
 def is_stored(world: SealedWorld, trail: Path) -> bool:
-    return segments(trail) == world.windows and contents(trail) == world.stored()
+    """Byte for byte, but for partial tiles whose full one is there: who died before deleting one may leave it."""
+    if segments(trail) != world.windows:
+        return False
+    found, expected = contents(trail), world.stored()
+    superseded = {name for name in found if ".p/" in name and name.partition(".p/")[0] in expected}
+    return {name: data for name, data in found.items() if name in expected or name not in superseded} == expected
 
 
 def verified(trail: Path) -> None:
