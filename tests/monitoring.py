@@ -67,11 +67,11 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(place: Path, jobs: Mapping[str, list[str]]) -> Iterator[Prometheus]:
-    """Prometheus with the rules of ``deploy/`` and these jobs, scraping four times a second, on a free port."""
+    """Prometheus with the rules of ``deploy/`` and these jobs, scraping every second, on a free port."""
     server = program("prometheus")
     place.mkdir(parents=True, exist_ok=True)
     config = {
-        "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"},
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "500ms"},
         "rule_files": [str(DEPLOY / "prometheus/alerts.yml")],
         "scrape_configs": [
             {"job_name": name, "static_configs": [{"targets": targets}]} for name, targets in jobs.items()

@@ -102,7 +102,7 @@ def scraped(place: Path, world: World) -> Iterator[Prometheus]:
         while True:
             world.turn()
             seen = prometheus.now("min(count_over_time(rlhf_audit_worker_ready[1m]))")
-            if seen and float(seen[0]["value"][1]) >= 8:
+            if seen and float(seen[0]["value"][1]) >= 5:
                 break
             assert time.monotonic() < deadline, f"not scraped in {_WAIT_SECONDS} s: {seen}"
             time.sleep(0.25)
