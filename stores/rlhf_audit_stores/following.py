@@ -7,7 +7,8 @@ acts on it makes a durable copy, and the writer, if a sync fails, appends the
 very same bytes again under the same offsets (``docs/format.md`` section 2: a
 batch is cut once).
 
-Segments may be deleted from the front meanwhile, never the one being read.
+Segments may be deleted from the front meanwhile, also one that was read to its
+end, as long as the next one has begun.
 """
 
 from __future__ import annotations
@@ -64,8 +65,11 @@ class RecordFollower:
             return
 
     def _new_records(self, segment: Segment) -> list[Record]:
-        if self._disk.size(segment.path) <= self._position:
-            return []
+        try:
+            if self._disk.size(segment.path) <= self._position:
+                return []
+        except FileNotFoundError:
+            return []  # read to its end and deleted since
         records = []
         total = 0
         for item in segment.records_at(self._expected, self._position):

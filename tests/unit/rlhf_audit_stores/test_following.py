@@ -120,3 +120,14 @@ def test_a_null_value_and_a_plain_one_stay_what_they_were(tmp_path: Path) -> Non
     log.sync()
     assert [message.value for message in log.read_from(0)] == [None, b""]
     log.close()
+
+
+def test_a_segment_that_was_read_to_its_end_may_be_deleted(tmp_path: Path) -> None:
+    log = RecordLog.open(tmp_path, DISK, max_segment_bytes=100)
+    follower = RecordFollower(tmp_path, DISK)
+    log.append([b"x" * 90])
+    assert follower.read(1000) == [(0, b"x" * 90)]
+    log.append([b"y" * 90])
+    log.drop_before(1)
+    assert follower.read(1000) == [(1, b"y" * 90)]
+    log.close()
