@@ -104,7 +104,7 @@ def count(settings: KafkaSettings, facts: LedgerFacts) -> int:
 def produce(settings: KafkaSettings, found: list[Value]) -> None:
     from confluent_kafka import Producer
 
-    producer = Producer(client_config(settings))
+    producer = Producer({**client_config(settings), "log_level": 3})
     failed: list[object] = []
 
     def note(error: object, message: object) -> None:
