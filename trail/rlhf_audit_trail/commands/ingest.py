@@ -142,10 +142,8 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
     from rlhf_audit_producers.ingest import Recording, ingest_file
     from rlhf_audit_producers.input_file import InputFile
     from rlhf_audit_trail import __version__
-    from rlhf_audit_trail.borrowing import borrowed
-    from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.ingest_places import open_recorder
     from rlhf_audit_trail.progress import track
-    from rlhf_audit_trail.query_copy_feed import query_copy_sinks
 
     recording = Recording(
         signer=SeedSigner(os.urandom(32)),
@@ -157,16 +155,7 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
     reports: list[IngestReport] = []
     with (
         _asked_to_stop() as signals,
-        query_copy_sinks(args.out, settings, say=_say) as sinks,
-        borrowed(args.out),
-        LocalTrail(
-            args.out,
-            log_name=settings.log_name,
-            window_seconds=settings.window_seconds,
-            partitions=settings.partitions,
-            vault_dir=settings.vault_dir,
-            sinks=sinks,
-        ) as trail,
+        open_recorder(args.out, settings, say=_say) as place,
     ):
         for path in args.files:
             if signals:
@@ -182,7 +171,7 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
                     source,
                     sniffed,
                     mapping,
-                    trail,
+                    place.recorder,
                     recording,
                     on_bytes=meter.advance,
                     stop=lambda: bool(signals),
@@ -191,13 +180,13 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
             reports.append(report)
             if not args.json:
                 _print_report(report)
-        checkpoint = trail.checkpoint.decode("utf-8").split("\n")
+        checkpoint, key = place.checkpoint().decode("utf-8").split("\n"), place.key
     if args.json:
         summary = {"trail": str(args.out), "ledger": checkpoint[0], "size": int(checkpoint[1]), "root": checkpoint[2]}
         print(json.dumps({**summary, "files": [report.to_json() for report in reports]}, indent=2))
     else:
         print(f"ledger {checkpoint[0]}\nsize {checkpoint[1]} root {checkpoint[2]}")
-        print(f"key    {trail.ledger.public_key_lines()[0]}")
+        print(f"key    {key}")
         kept = args.out / "objects" / "global" / "checkpoint"
         print(f"keep the key line and a copy of {kept} elsewhere, then check:")
         print(f"  rlhf-audit verify {args.out} --key KEPT-KEY-FILE --expect KEPT-CHECKPOINT-FILE")
