@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 SESSION_TIMEOUT_S = 10.0
 _MAX_POLL_INTERVAL_S = 300.0  # longer than any one call to a store may take
 _FETCH = 64  # messages taken at a time: at most as many wait here while the store is down
-_POLL_S = 0.2
+_POLL_S, _ASK_S = 0.2, 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
 
@@ -266,14 +266,17 @@ class WindowFollower:
             self._resume()
 
     def _locate(self, key: Key, state: SealState | None, feed: _Feed, keep_on: Callable[[], bool]) -> int:
+        if state is None or feed.is_from_the_start:
+            try:
+                return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ASK_S)[0])
+            except (KafkaException, TypeError) as error:
+                raise BrokerError(f"{key[0]}[{key[1]}]: no answer to where it begins") from error
         with PartitionTail(self._kafka, *key) as tail:
-            if state is None or feed.is_from_the_start:
-                return tail.watermarks()[0]
             return locate(tail, state, guess=self._committed(key), keep_on=keep_on)
 
     def _committed(self, key: Key) -> int:
         try:
-            return int(self._consumer.committed([TopicPartition(*key)], timeout=5.0)[0].offset)
+            return int(self._consumer.committed([TopicPartition(*key)], timeout=_ASK_S)[0].offset)
         except KafkaException:
             return -1  # only a guess
 

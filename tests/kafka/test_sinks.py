@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -9,16 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from clickhouse_http import ClickHouseServer, running_clickhouse
+from contract.versitygw import running_gateway
 from kafka.fleet import Fleet
 from kafka.sealed_world import SealedFeed, SealedWorld, contents, make_sealed_topics, make_world
 from query_copies import require_chdb
+from rlhf_audit_schemas.errors import TransportError
+from rlhf_audit_sinks.kafka_windows import WindowFollower
+from rlhf_audit_sinks.window_stores import ObjectsWindows
+from rlhf_audit_stores.health import WorkerHealth
 from rlhf_audit_stores.kafka.settings import KafkaSettings
+from rlhf_audit_stores.keys import load_secret
+from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_trail.places import need_ledger
+from rlhf_audit_trail.sinking import all_partitions
 
 pytestmark = [pytest.mark.service, pytest.mark.filterwarnings("default")]
 
@@ -236,3 +247,90 @@ def test_only_one_sequencer_publishes(
     assert fleet.stop("first") == 0, fleet.words("first")
     checked = audit("verify", world.trail)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+class FailingStore(FolderStore):
+    """A folder that is full, or whose disk is slow, for as long as ``says``."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.says: Callable[[], None] = lambda: None
+
+    def put_many(self, items: Iterable[tuple[str, bytes]]) -> None:
+        self.says()
+        super().put_many(items)
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def silent_bucket() -> None:
+    raise TransportError("the object store did not answer: TimeoutError")
+
+
+@pytest.mark.parametrize("trouble", [full_disk, silent_bucket, lambda: time.sleep(0.05)], ids=["full", "down", "slow"])
+def test_a_store_that_is_full_down_or_slow_pauses_the_sink_and_loses_nothing(
+    world: SealedWorld, kafka_settings: KafkaSettings, trouble: Callable[[], None]
+) -> None:
+    objects = FailingStore(world.trail / "objects")
+    health = WorkerHealth("sink")
+    key = load_secret(world.trail / "keys" / "vault.key")
+    follower = WindowFollower(
+        kafka_settings,
+        all_partitions(need_ledger(world.trail, objects)),
+        ObjectsWindows(objects, FolderStore(world.trail / "vault"), key),
+        quarantine_key=load_secret(world.trail / "keys" / "quarantine.key"),
+        health=health,
+        alarms=world.trail / "alarms",
+    )
+
+    def metric(name: str) -> float | None:
+        return health.registry.get_sample_value(f"rlhf_audit_{name}", {"sink": "objects"})
+
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(follower.run, stop.is_set)
+        try:
+            objects.says = trouble
+            SealedFeed(kafka_settings, world.records).all()
+            if trouble in (full_disk, silent_bucket):
+                until(lambda: running.done() or metric("sink_paused") == 1)
+                assert health.unready() is not None
+                assert segments(world.trail) == 0
+                objects.says = lambda: None
+            until(lambda: running.done() or is_stored(world, world.trail))
+            until(lambda: running.done() or (metric("sink_paused"), health.unready()) == (0, None))
+        finally:
+            stop.set()
+        running.result()
+    assert (metric("sink_duplicates_total") or 0) > 0
+    assert not (world.trail / "alarms").exists()
+
+
+def test_objects_and_vault_may_lie_in_buckets(
+    world: SealedWorld, kafka_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    with running_gateway(tmp_path / "s3") as gateway:
+        for bucket in ("audit", "audit-vault"):
+            gateway.bucket(bucket)
+        shutil.move(world.trail / "objects" / "global", gateway.data / "audit" / "objects" / "global")
+        with Fleet(tmp_path / "logs", {**gateway.environment(), "AWS_ALLOW_HTTP": "true"}) as fleet:
+            places = ["--objects-url", "s3://audit/objects", "--vault-url", "s3://audit-vault"]
+            fleet.audit("sink", "sink", "objects", world.trail, *flags(kafka_settings), *places)
+            fleet.audit("sequence", "sequence", world.trail, *places[:2])
+            SealedFeed(kafka_settings, world.records).all()
+            copy = tmp_path / "copy"
+
+            def is_there() -> bool:
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(world.trail / "keys", copy / "keys")
+                shutil.copytree(gateway.data / "audit" / "objects", copy / "objects")
+                shutil.copytree(gateway.data / "audit-vault", copy / "vault")
+                return is_stored(world, copy)
+
+            until(is_there, lambda: fleet.words("sink"))
+            assert (fleet.stop("sink"), fleet.stop("sequence")) == (0, 0), fleet.words("sequence")
+            assert is_there()
+        checked = audit("verify", copy)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
