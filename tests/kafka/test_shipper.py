@@ -221,6 +221,8 @@ def test_a_runtime_and_a_shipper_exclude_one_another(
     assert lock is not None
     status, _, err = ended(ship(trail, kafka_settings, "--until-idle"))
     assert (status, "another process ships or seals" in err) == (0, True), err
+    status, _, err = ended(ship(trail, kafka_settings))
+    assert (status, "another process ships or seals" in err) == (3, True), err
     status, out, err = ended(ship(trail, kafka_settings, "--drain", "--drain-seconds", "1"))
     assert (status, "left: run/0 epoch 0" in out) == (3, True), err
     lock.release()

@@ -78,11 +78,16 @@ def run(args: argparse.Namespace) -> int:
 
     settings = settings_of(args, args.directory)
     plan = ShipPlan(until_idle=args.until_idle, drain=args.drain, drain_s=args.drain_seconds)
-    return ship(args.directory, settings, args.directory, plan)
+    return ship(args.directory, settings, args.directory, plan, may_leave_it_to_others=args.until_idle)
 
 
-def ship(directory: Path, settings: Settings, ledger: Path, plan: ShipPlan) -> int:
-    """Ship the spools of ``directory``; the ledger is described in the trail ``ledger``."""
+def ship(
+    directory: Path, settings: Settings, ledger: Path, plan: ShipPlan, *, may_leave_it_to_others: bool = False
+) -> int:
+    """Ship the spools of ``directory``; the ledger is described in the trail ``ledger``.
+
+    Where another process is at work already, that is fine only for those that are started just in case.
+    """
     from rlhf_audit_producers.spool_state import spool_bytes
     from rlhf_audit_stores.disk import RealDisk
     from rlhf_audit_stores.health import WorkerHealth
@@ -126,7 +131,7 @@ def ship(directory: Path, settings: Settings, ledger: Path, plan: ShipPlan) -> i
         )
     if not result.has_run and not plan.drain:
         _say(f"another process ships or seals what is in {directory}: nothing to do")
-        return 0
+        return 0 if may_leave_it_to_others else 3
     if result.left:
         tell_left(result.left, report.explanation)
         return 3
