@@ -14,12 +14,13 @@ from rlhf_audit_producers.shipper import MAX_UNDERWAY, REFUSED_FOLDER
 from rlhf_audit_producers.shipper_positions import SHIPPED_FILE, read_positions
 from rlhf_audit_producers.spool_files import SpoolRef, pack_spool_record, producers, write_name
 from rlhf_audit_producers.spool_lock import acquire_drain, is_drained_by_somebody
+from rlhf_audit_producers.spool_notices import say_lost, write_notice
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.kafka.wire import strip_header
 from rlhf_audit_stores.recordlog import RecordLog
 from shipping import Answer, Brokers, Clock, ship_all, shipper
-from spooling import spooled, withdrawals, writer
+from spooling import FACTS, NOW_US, spooled, withdrawals, writer
 
 
 def record(trail: Path, producer: str = "run/0", *, turns: int = 4, end: bool = True, **options: Any) -> list[str]:
@@ -314,6 +315,27 @@ def test_a_batch_no_broker_takes_is_kept_aside_and_declared_and_the_lane_goes_on
     (fault,) = brokers.events("fault")
     assert (fault["producer"], fault["row_bytes"]) == ("run/0", kept.stat().st_size)
     assert files(tmp_path) == []
+
+
+def test_a_statement_is_said_once_even_if_its_spool_was_shipped_and_deleted_meanwhile(tmp_path: Path) -> None:
+    def say() -> bool:
+        lost = SpoolRef("run/0", 0, tmp_path)
+        return write_notice(
+            RealDisk(),
+            tmp_path / "spool",
+            FACTS,
+            "shipper/x",
+            lambda session: say_lost(session, lost, [], "gone"),
+            software="test",
+            now_us=lambda: NOW_US,
+        )
+
+    assert [say(), say()] == [True, False]
+    brokers = Brokers()
+    ship_all(tmp_path, brokers)
+    assert files(tmp_path) == []
+    assert not say()
+    assert len(brokers.events("producer_lost")) == 1
 
 
 def test_only_one_drains_a_directory(tmp_path: Path) -> None:
