@@ -7,6 +7,7 @@ nothing new. It names places and digests and holds no payload.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -36,15 +37,14 @@ class Alarm:
     def of(
         cls,
         error: TamperError,
-        *,
         sink: str,
         topic: str,
         partition: int,
         topic_offset: int,
-        record_sha256: str | None,
-        now_us: int,
+        data: bytes | None,
+        found_at_us: int,
     ) -> Alarm:
-        """The alarm for an error that was raised while this message was taken or its window stored."""
+        """The alarm for an error raised while the message ``data`` was taken, or its window stored (None)."""
         expected = error.expected if isinstance(error, ForkError) else None
         return cls(
             sink=sink,
@@ -53,9 +53,9 @@ class Alarm:
             topic_offset=topic_offset,
             kind=type(error).__name__,
             message=str(error),
-            record_sha256=record_sha256,
+            record_sha256=None if data is None else hashlib.sha256(data).hexdigest(),
             expected_sha256=None if expected is None else expected.hex(),
-            found_at_us=now_us,
+            found_at_us=found_at_us,
         )
 
 

@@ -1,12 +1,7 @@
 """One sink process on sealed topics: reads, checks, stores, and only then commits.
 
-Group. A consumer group with cooperative-sticky assignment: a sink that joins or
-dies moves the partitions that have to move and leaves the others, with their
-half-read windows, where they are. The classic protocol, so that brokers before
-4.0 serve it too. With ``instance`` membership is static: who is started again
-within the session time-out takes up its own partitions and moves nobody's.
-Nothing rests on the group: two sinks that hold one partition for a moment
-store the same bytes under the same names.
+Group. ``sink_group`` says which and why. Nothing rests on it: two sinks that
+hold one partition for a moment store the same bytes under the same names.
 
 Position. A partition begins unplaced and paused. The store says from which
 source offset on it is to be read; ``locate`` finds a place in the topic that
@@ -22,7 +17,6 @@ A record that contradicts what is stored, or a window that does, is written to
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import deque
@@ -42,6 +36,7 @@ from rlhf_audit_sinks.sealed_windows import (
     WindowAssembler,
     check_stored,
 )
+from rlhf_audit_sinks.sink_group import SESSION_TIMEOUT_S, group_config
 from rlhf_audit_sinks.topic_position import locate
 from rlhf_audit_sinks.window_stores import PlacingStoppedError, PositionMovedError, WindowStore
 from rlhf_audit_stores.health import WorkerHealth
@@ -53,8 +48,6 @@ from rlhf_audit_stores.kafka.wire import strip_header
 
 logger = logging.getLogger(__name__)
 
-SESSION_TIMEOUT_S = 10.0
-_MAX_POLL_INTERVAL_S = 300.0  # longer than any one call to a store may take
 _FETCH = 64  # messages taken at a time: at most as many wait here while the store is down
 _POLL_S, _ASK_S = 0.2, 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
@@ -104,11 +97,11 @@ class WindowFollower:
         self._quarantine_key = quarantine_key
         self._health = health
         self._alarms = alarms
-        self._instance = instance
         self._session_s = session_s
         self._group = group_name(kafka.topic_prefix, f"sink.{store.name}")
         self._feeds: dict[Key, _Feed] = {}
         self._watch = ErrorWatch()
+        self._config = {**group_config(kafka, self._group, instance, session_s), "error_cb": self._watch}
         self._retry_at = 0.0
         self._pause_s = 0.0  # above 0 while the store is down
         self._active_at = time.monotonic()
@@ -121,7 +114,7 @@ class WindowFollower:
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Follow until told to stop. Raises TamperError after its alarm is durable, and what cannot be tried again."""
-        self._consumer = Consumer(self._config())
+        self._consumer = Consumer(self._config)
         self._health.sink_paused.labels(self._store.name).set(0)
         self._active_at = time.monotonic()
         try:
@@ -137,21 +130,6 @@ class WindowFollower:
         finally:
             self._consumer.close()
             self._store.close()
-
-    def _config(self) -> dict[str, object]:
-        config = {
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(self._session_s * 1000),
-            "heartbeat.interval.ms": int(self._session_s * 200),
-            "max.poll.interval.ms": int(_MAX_POLL_INTERVAL_S * 1000),
-            "topic.metadata.refresh.interval.ms": 10_000,  # a topic that is made later is found within this
-            "queued.min.messages": 256,
-            **self._kafka.consumer_config(self._group),
-            "error_cb": self._watch,
-        }
-        if self._instance is not None:
-            config["group.instance.id"] = f"{self._group}.{self._instance}"
-        return config
 
     def _turn(self) -> None:
         """One step; a store or broker that does not answer is tried again later, anything else is raised."""
@@ -375,16 +353,7 @@ class WindowFollower:
     def _alarmed(self, error: AuditTrailError, key: Key, offset: int, data: bytes | None) -> TamperError:
         """Make the alarm durable, then give the error to raise."""
         found = error if isinstance(error, TamperError) else TamperError(f"{key[0]}[{key[1]}] offset {offset}: {error}")
-        alarm = Alarm.of(
-            found,
-            sink=self._store.name,
-            topic=key[0],
-            partition=key[1],
-            topic_offset=offset,
-            record_sha256=None if data is None else hashlib.sha256(data).hexdigest(),
-            now_us=time.time_ns() // 1000,
-        )
-        path = write_alarm(self._alarms, alarm)
+        path = write_alarm(self._alarms, Alarm.of(found, self._store.name, *key, offset, data, time.time_ns() // 1000))
         self._health.forks.labels(f"sink.{self._store.name}").inc()
         self._health.ready(False, f"alarm {path.name}")
         logger.error("alarm written to %s: %s", path, found)
