@@ -95,7 +95,11 @@ class Rig:
         made = client.create_topics([NewTopic(name, count, replicas, config=config) for name, count in names.items()])
         for future in made.values():
             future.result(timeout=30)
-        self.facts: Mapping[str, TopicFacts] = read_topic_facts(self.kafka, names)
+        self.facts: Mapping[str, TopicFacts] = poll(lambda: self._facts_of_all(names), what="topics on every broker")
+
+    def _facts_of_all(self, names: Mapping[str, int]) -> Mapping[str, TopicFacts] | None:
+        facts = read_topic_facts(self.kafka, names)
+        return facts if len(facts) == len(names) else None
 
     def source_id(self, stream: str = STREAM) -> bytes:
         return self.facts[self.topic(stream)].source_id

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlhf_audit_processors.kafka import owned, worker
+from rlhf_audit_processors.kafka import links, owned
 from rlhf_audit_processors.seal_loop import SealLoop
 from rlhf_audit_trail.cli import main
 
@@ -34,7 +34,7 @@ def run(where: str, marker: Path, words: list[str]) -> int:
     owner, name = {
         "agent": (owned.OwnedPartition, "deliver"),
         "loop": (SealLoop, "run"),
-        "send": (worker.SealWorker, "send"),
+        "send": (links.Links, "send"),
     }[where]
     setattr(owner, name, once(getattr(owner, name), marker))
     return main(["-v", *words])

@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kafka.fleet import Fleet
+from kafka.sealer_load import SLACK, Load, both_at_work, pauses, tell
 from rlhf_audit_ledger.control import Control, ControlType, Tick
 from rlhf_audit_ledger.fold import decode_close
 from rlhf_audit_ledger.header import SealHeader
@@ -34,8 +33,6 @@ from sealing_rig import STREAM, Rig, header_ends, poll
 
 pytestmark = pytest.mark.service
 CHILD = Path(__file__).with_name("sealer_child.py")
-LOAD_EVERY_S = 0.04
-SLACK = 2.5  # two cores that run other tests too; what was measured is printed
 
 
 @pytest.fixture
@@ -47,55 +44,6 @@ def rig(kafka_settings: KafkaSettings, tmp_path: Path) -> Rig:
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with Fleet(tmp_path / "logs") as workers:
         yield workers
-
-
-class Load(threading.Thread):
-    """Steady load on all partitions until stopped."""
-
-    def __init__(self, rig: Rig) -> None:
-        super().__init__(daemon=True)
-        self._rig, self._over = rig, threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(LOAD_EVERY_S):
-            self._rig.send_batches(1, events=10)
-            self._rig.producer.poll(0)
-
-    def __enter__(self) -> Load:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join()
-        self._rig.flush()
-
-
-def pauses(rig: Rig, since_ms: float) -> dict[int, float]:
-    """Longest time without a new sealed record of each partition, in seconds, from a moment on."""
-    found = {}
-    for partition in range(4):
-        with PartitionTail(rig.kafka, sealed_topic(rig.kafka.topic_prefix, STREAM), partition) as tail:
-            times = [message.ts_us / 1e6 for message in tail.read(*tail.watermarks())]
-        times = [at for at in times if at * 1000 >= since_ms]
-        found[partition] = max((b - a for a, b in pairwise(times)), default=0.0)
-    return found
-
-
-def tell(what: str, found: dict[int, float]) -> float:
-    worst = max(found.values())
-    print(f"\npause {what}: {worst:.1f} s (each partition: {', '.join(f'{one:.1f}' for one in found.values())})")  # noqa: T201 - measured
-    return worst
-
-
-def both_at_work(rig: Rig, fleet: Fleet) -> None:
-    """Both workers have a share of the partitions."""
-
-    def has_share(name: str) -> bool:
-        return any(f"{share} partitions taken over" in fleet.words(name, 400) for share in (6, 7))
-
-    poll(lambda: has_share("a") and has_share("b"), 60, "sharing the partitions")
-    rig.wait_until_sealed()
 
 
 def closes(records: Sequence[bytes]) -> list[SealedRecord]:

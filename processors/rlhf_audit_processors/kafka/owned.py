@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 
 MAX_BYTES_IN_FLIGHT = 16 << 20
 STALL_S = 1.0  # nothing came for so long though the partition goes on: look at what Faust does not deliver
-FULL_INBOX, EMPTY_INBOX = 256, 64  # messages: fetching pauses at the one and goes on at the other
+# Of messages that wait: fetching pauses at the first and goes on at the second.
+FULL_INBOX, EMPTY_INBOX = 256, 64
+FULL_INBOX_BYTES, EMPTY_INBOX_BYTES = 8 << 20, 2 << 20
 
 
 class Acknowledged(Protocol):
@@ -138,10 +140,11 @@ class OwnedPartition:
         self._source, self._collected = _Handed(state.source_id), _Collected()
         self._loop = SealLoop(sealer, state, self._source, self._collected)
         self._inbox: deque[Delivered] = deque()
+        self._inbox_bytes = 0
         self._under_way: deque[_UnderWay] = deque()
         self._bytes_under_way = 0
         self._arrived, self._room = asyncio.Event(), asyncio.Event()
-        self._is_paused = False
+        self._is_paused = self._is_running = self._is_finishing = False
         self._looked_up_to = 0
         self._window = _Window()
 
@@ -156,9 +159,14 @@ class OwnedPartition:
         return self._window.size if self._window.number == self.state.window_id else 0
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is under way."""
-        return not self._inbox and not self._under_way
+    def is_at_work(self) -> bool:
+        """Whether its task runs and goes on."""
+        return self._is_running and not self._is_finishing
+
+    def finish(self) -> None:
+        """Seal nothing more; what is under way can still be acknowledged."""
+        self._is_finishing = True
+        self._arrived.set()
 
     @property
     def waiting(self) -> int:
@@ -168,8 +176,10 @@ class OwnedPartition:
     def deliver(self, delivered: Delivered) -> None:
         """Take a message from the agent; never waits."""
         self._inbox.append(delivered)
+        self._inbox_bytes += len(delivered.message.value or b"")
         self._arrived.set()
-        if len(self._inbox) >= FULL_INBOX and not self._is_paused:
+        is_full = len(self._inbox) >= FULL_INBOX or self._inbox_bytes >= FULL_INBOX_BYTES
+        if is_full and not self._is_paused:
             self._pause(True)
 
     def settle(self) -> None:
@@ -193,12 +203,14 @@ class OwnedPartition:
 
     async def run(self) -> None:
         """Seal until the generation ends. Whatever it raises must end the process."""
-        while self._around.is_current(self.generation):
+        self._is_running = True
+        while self._around.is_current(self.generation) and not self._is_finishing:
             if not self._inbox:
                 await self._wait_for_more()
                 continue
             delivered = self._inbox.popleft()
-            if self._is_paused and len(self._inbox) <= EMPTY_INBOX:
+            self._inbox_bytes -= len(delivered.message.value or b"")
+            if self._is_paused and len(self._inbox) <= EMPTY_INBOX and self._inbox_bytes <= EMPTY_INBOX_BYTES:
                 self._pause(False)
             if delivered.message.offset > self.state.next_offset and not await self._read_up_to(
                 delivered.message.offset
@@ -242,7 +254,7 @@ class OwnedPartition:
         return True
 
     async def _seal(self, message: SourceMessage, event: Acknowledged | None) -> bool:
-        if not self._around.is_current(self.generation):
+        if self._is_finishing or not self._around.is_current(self.generation):
             return False
         self._source.hand(message)
         window = self.state.window_id

@@ -23,20 +23,19 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.message import SourceMessage
-from rlhf_audit_ledger.seal import Sealed, Sealer
+from rlhf_audit_ledger.seal import Sealer
 from rlhf_audit_ledger.state import SealState
 from rlhf_audit_processors.kafka.faust_app import Patience, make_app
-from rlhf_audit_processors.kafka.global_head import READ_EVERY_S, GlobalHead, TickSource
+from rlhf_audit_processors.kafka.global_head import TickSource, WatchedHead
+from rlhf_audit_processors.kafka.links import RETRY_S, Links
 from rlhf_audit_processors.kafka.owned import Acknowledged, Delivered, OwnedPartition
 from rlhf_audit_processors.kafka.sealed_topic import ForkedTopicError, as_sealed
 from rlhf_audit_processors.kafka.taking_over import take_over
@@ -58,11 +57,8 @@ CRASHED = 3  # exit status: could not go on; started again it reads its state ba
 DRAIN_S = 5.0  # for flush ticks to come back and records to be acknowledged
 STOP_S = 10.0  # for Faust to leave; then the process ends anyway
 _TURN_S = 0.1
-_READ_MESSAGES, _READ_BYTES = 256, 16 << 20  # of one call of the plain reader
-_RETRY_S = 0.5
 _LAST_FLIGHT_S = 3.0
 _US = 1_000_000
-_HOLDS_EVENTS = ("accepted", "gap_filled")
 Place = tuple[str, int]
 
 
@@ -97,11 +93,9 @@ class SealWorker:
         self._owned: dict[Place, OwnedPartition] = {}
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._refused: dict[Place, str] = {}
-        self._done = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
-        self._head: GlobalHead | None = None
-        self._head_read = 0.0
-        self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="seal-read")
+        self._measured: set[Place] = set()
         self._streams = {source_topic(plan.kafka.topic_prefix, stream): stream for stream in plan.topics}
 
     async def run(self) -> int:
@@ -117,6 +111,8 @@ class SealWorker:
             data_dir=str(self._plan.data_dir),
         )
         app: Any = self._app
+        self._links = Links(app, self._plan.kafka, self._plan.header, self._health)
+        self._head = WatchedHead(self._plan.heads, self._links.in_thread)
         topic = app.topic(*self._streams, value_serializer="raw", key_serializer="raw")
         app.agent(topic, name="seal")(self._agent)
         app.on_rebalance_complete.connect(self._on_rebalance_complete, weak=False)
@@ -189,17 +185,19 @@ class SealWorker:
         places = sorted((self._streams[tp.topic], tp.partition) for tp in app.consumer.assignment())
         began = time.monotonic()
         states = await asyncio.gather(*(self._state_of(place, generation) for place in places))
-        if not self.is_current(generation):
+        if not self._links.is_current(generation):
             return  # this runs again for the newer one
-        self._head_read = 0.0  # ticks of the owner before us named what it saw: ours must not name less
+        # Ticks of the owner before us named what it saw: ours must not name less.
+        self._head.renew()
+        self._forget_measures(set(places))
         taken = {place: state for place, state in zip(places, states, strict=True) if state is not None}
         for place, state in taken.items():
             clock = TickClock(self._plan.sealers[place].settings, self._plan.ticker, state, self._now_us())
             self._owned[place] = OwnedPartition(
-                self._plan.sealers[place], state, self, generation=generation, clock=clock
+                self._plan.sealers[place], state, self._links, generation=generation, clock=clock
             )
-        await self._go_to(app, {place: state.next_offset for place, state in taken.items()})
-        if not self.is_current(generation):
+        await self._links.go_to({place: state.next_offset for place, state in taken.items()})
+        if not self._links.is_current(generation):
             return
         for place, owned in self._owned.items():
             self._tasks[place] = self._guarded(owned.run(), owned.settings.name)
@@ -210,9 +208,9 @@ class SealWorker:
 
     async def _state_of(self, place: Place, generation: int) -> SealState | None:
         """State of a partition; asked again while brokers or store do not answer. None if it must not be sealed."""
-        while self.is_current(generation) and not self._stop.is_set():
+        while self._links.is_current(generation) and not self._stop.is_set():
             try:
-                state: SealState = await self._in_thread(self._read_state, place)
+                state: SealState = await self._links.in_thread(self._read_state, place)
                 return state
             except ForkedTopicError as error:
                 self._health.forks.labels("seal").inc()
@@ -227,7 +225,7 @@ class SealWorker:
             except OSError as error:
                 logger.warning("%s/%d: object store: %s; trying again", *place, type(error).__name__)
                 self._health.ready(False, "the object store does not answer")
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(RETRY_S)
         return None
 
     def _refuse(self, place: Place, error: AuditTrailError) -> None:
@@ -244,114 +242,18 @@ class SealWorker:
                 self._plan.sealers[place], self._plan.objects, sealed, source, self._plan.topics[stream].source_id
             )
 
-    async def _go_to(self, app: Any, offsets: Mapping[Place, int]) -> None:
-        """Make Faust read on from these offsets: it seeks to what is committed."""
-        from faust.types import TP
-
-        prefix = self._plan.kafka.topic_prefix
-        if offsets:
-            await app.consumer._commit(
-                {TP(source_topic(prefix, place[0]), place[1]): at for place, at in offsets.items()}
-            )
-
     def _stop_all(self) -> None:
         for task in self._tasks.values():
             task.cancel()
         self._tasks.clear()
-
-    # --- what a partition asks for (owned.Surroundings)
-
-    def is_current(self, generation: int) -> bool:
-        """Whether the group still has this generation."""
-        return bool(cast(Any, self._app).consumer_generation_id == generation)
-
-    async def send(self, stream: str, partition: int, record: bytes) -> asyncio.Future[object]:
-        """Put a sealed record in line."""
-        value = self._plan.header(record, "SealedRecord")
-        return await self._produce(sealed_topic(self._plan.kafka.topic_prefix, stream), partition, value)
-
-    async def _produce(self, topic: str, partition: int, value: bytes) -> asyncio.Future[object]:
-        from aiokafka.errors import KafkaTimeoutError
-
-        producer: Any = self._app.producer
-        while True:
-            try:
-                future = await producer.send(topic, None, value, partition, None, None)
-            except Exception as error:
-                if not isinstance(error.__cause__, KafkaTimeoutError):
-                    raise
-                logger.warning("%s[%d]: the brokers take nothing; trying again", topic, partition)
-                continue  # nothing was put in line: the same record comes next
-            future.add_done_callback(lambda _: self._done.set())
-            return cast("asyncio.Future[object]", future)
-
-    async def read_source(self, stream: str, partition: int, first: int, end: int) -> Sequence[SourceMessage]:
-        """Messages by the plain reader; asked again while the brokers do not answer."""
-        generation = cast(Any, self._app).consumer_generation_id
-        while self.is_current(generation):
-            try:
-                found: list[SourceMessage] = await self._in_thread(self._read_some, stream, partition, first, end)
-                return found
-            except AuditTrailError as error:
-                if not error.retriable:
-                    raise
-                logger.warning("%s/%d: %s; trying again", stream, partition, error)
-                await asyncio.sleep(_RETRY_S)
-        return ()
-
-    def _read_some(self, stream: str, partition: int, first: int, end: int) -> list[SourceMessage]:
-        found: list[SourceMessage] = []
-        size = 0
-        topic = source_topic(self._plan.kafka.topic_prefix, stream)
-        # Gone: deleted before they were sealed. What comes next makes them a hole.
-        with PartitionTail(self._plan.kafka, topic, partition) as tail, suppress(OffsetsGoneError):
-            for message in tail.read(max(first, tail.watermarks()[0]), end):
-                found.append(as_sealed(message))
-                size += len(message.value or b"")
-                if len(found) >= _READ_MESSAGES or size >= _READ_BYTES:
-                    break
-        return found
-
-    def highwater(self, stream: str, partition: int) -> int | None:
-        """Offset that the next source message will get, as the last answer to a fetch said."""
-        from faust.types import TP
-
-        consumer: Any = self._app.consumer
-        topic = source_topic(self._plan.kafka.topic_prefix, stream)
-        try:
-            return cast("int | None", consumer.highwater(TP(topic, partition)))
-        except Exception:  # noqa: BLE001 - not assigned any more, or nothing fetched yet
-            return None
-
-    def pause(self, stream: str, partition: int, is_paused: bool) -> None:
-        """Stop or go on fetching."""
-        from faust.types import TP
-
-        consumer: Any = self._app.consumer
-        places = {TP(source_topic(self._plan.kafka.topic_prefix, stream), partition)}
-        if is_paused:
-            consumer.pause_partitions(places)
-        else:
-            consumer.resume_partitions(places)
-
-    def wake_acker(self) -> None:
-        """Something can be acknowledged."""
-        self._done.set()
-
-    def settled(self, stream: str, partition: int, records: Sequence[Sealed]) -> None:
-        """Count what the brokers have."""
-        for one in records:
-            self._health.sealed_messages.labels(stream, str(partition), one.header.outcome).inc()
-            if one.header.batch is not None and one.header.outcome in _HOLDS_EVENTS:
-                self._health.sealed_events.labels(stream, str(partition)).inc(one.header.batch.count)
 
     # --- the acker, the turns, the end
 
     async def _acknowledge(self) -> None:
         """The one place where messages are acknowledged."""
         while True:
-            await self._done.wait()
-            self._done.clear()
+            await self._links.done.wait()
+            self._links.done.clear()
             for owned in list(self._owned.values()):
                 owned.settle()
 
@@ -362,80 +264,80 @@ class SealWorker:
         if self._plan.should_stop():
             self._stop.set()
         self._health.alive()
-        await self._write_ticks(is_draining=False)
+        self._write_ticks()
         self._measure()
 
     def _measure(self) -> None:
         now_us = self._now_us()
         for (stream, number), owned in self._owned.items():
-            end = self.highwater(stream, number)
+            end = self._links.highwater(stream, number)
             lag = owned.waiting if end is None else max(0, end - owned.state.next_offset)
             self._health.seal_lag_messages.labels(stream, str(number)).set(lag)
             age_us = owned.clock.age_us(owned.state, now_us)
             self._health.window_age_seconds.labels(stream, str(number)).set(age_us / _US)
+            self._measured.add((stream, number))
 
-    async def _write_ticks(self, *, is_draining: bool) -> None:
-        await self._read_head()
-        if self._head is None:
-            return
-        now_us = self._now_us()
-        for (stream, number), owned in self._owned.items():
-            if not self.is_current(owned.generation) or not self._tasks:
-                return
-            tick = owned.clock.due(
-                owned.state, now_us, self._head, window_bytes=owned.window_bytes, is_draining=is_draining
-            )
+    def _forget_measures(self, ours: set[Place]) -> None:
+        """Who owns a partition tells its lag; what it was when we had it would stand there for ever."""
+        for stream, number in self._measured - ours:
+            self._health.seal_lag_messages.remove(stream, str(number))
+            self._health.window_age_seconds.remove(stream, str(number))
+        self._measured &= ours
+
+    def _write_ticks(self) -> None:
+        for owned in self._owned.values():
+            self._write_tick_if_due(owned, is_draining=False)
+
+    def _write_tick_if_due(self, owned: OwnedPartition, *, is_draining: bool) -> bool:
+        """Returns False while it cannot be told what the tick should name."""
+        head = self._head.now()
+        if head is None:
+            return False
+        if owned.is_at_work and self._links.is_current(owned.generation):
+            size = owned.window_bytes
+            tick = owned.clock.due(owned.state, self._now_us(), head, window_bytes=size, is_draining=is_draining)
             if tick is not None:
-                value = self._plan.header(tick, "Control")
-                topic = source_topic(self._plan.kafka.topic_prefix, stream)
-                self._guarded(self._write_tick(topic, number, value, owned), f"tick of {owned.settings.name}")
+                self._guarded(self._write_tick(tick, owned), f"tick of {owned.settings.name}")
+        return True
 
-    async def _write_tick(self, topic: str, number: int, value: bytes, owned: OwnedPartition) -> None:
+    async def _write_tick(self, tick: bytes, owned: OwnedPartition) -> None:
         """One tick is under way at a time; one that failed is written anew, with a new time."""
         try:
-            await (await self._produce(topic, number, value))
+            await self._links.send_tick(owned.stream, owned.partition, tick)
         except Exception as error:  # noqa: BLE001 - a tick that is lost costs time and nothing else
             logger.warning("%s: a tick was not written: %s", owned.settings.name, type(error).__name__)
             owned.clock.forget()
 
-    async def _read_head(self) -> None:
-        now = time.monotonic()
-        if self._head is not None and now - self._head_read < READ_EVERY_S:
-            return
-        try:
-            self._head = await self._in_thread(self._plan.heads.read)
-            self._head_read = now
-        except (AuditTrailError, OSError) as error:
-            logger.warning("global log: %s; windows wait for it", error)
-            self._head, self._head_read = None, now
-
     async def _drain(self) -> None:
-        """Close the open windows and finish what is under way."""
+        """Close each open window, once, and finish what is under way."""
         logger.info("draining")
         deadline = time.monotonic() + DRAIN_S
-        self._head_read = 0.0
-        while time.monotonic() < deadline:
-            await self._write_ticks(is_draining=True)
-            now_us = self._now_us()
-            if all(
-                owned.is_idle and not owned.clock.is_under_way(owned.state, now_us) for owned in self._owned.values()
-            ):
-                return
+        left, flushed = dict(self._owned), set[Place]()
+        while left and time.monotonic() < deadline:
+            for place, owned in list(left.items()):
+                if owned.clock.is_under_way(owned.state, self._now_us()):
+                    continue
+                if place not in flushed and owned.state.window is not None:
+                    if self._write_tick_if_due(owned, is_draining=True):
+                        flushed.add(place)
+                    continue
+                owned.finish()
+                if not owned.futures():
+                    del left[place]
             self._health.alive()
-            await asyncio.sleep(_TURN_S / 2)
+            await asyncio.sleep(_TURN_S / 4)
 
     def _say_whether_ready(self) -> None:
         reason = next(iter(self._refused.values()), "")
         self._health.ready(not reason, reason)
 
-    async def _in_thread(self, call: Callable[..., Any], *arguments: object) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments))
-
     def _guarded(self, work: Any, name: str) -> asyncio.Task[None]:
         """A task whose failure ends the process."""
         task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._background.add(task)  # the loop itself holds tasks weakly
 
         def look(done: asyncio.Task[None]) -> None:
+            self._background.discard(done)
             if not done.cancelled() and (error := done.exception()) is not None:
                 self._die(name, error)
 
