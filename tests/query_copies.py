@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ def require_chdb() -> None:
     if os.environ.get("REQUIRE_SERVICES"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+def copy_processes(directory: Path) -> list[int]:
+    """Ids of the processes that feed the query copy of this trail, whoever started them."""
+    name, place = b"rlhf_audit_trail.query_copy_process", os.fsencode(directory.absolute())
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has just ended
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if name in words and place in words:
+                    found.append(int(entry.name))
+    return sorted(found)
 
 
 class Collector:

@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rlhf_audit_stores.disk import Disk
+    from rlhf_audit_trail.settings import Settings
     from rlhf_audit_trail.window_sinks import WindowSink
 
 HELP = "seal and store what training processes record, until told to stop"
@@ -34,10 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rlhf_audit_trail.local import LocalTrail
-    from rlhf_audit_trail.query_copy_feed import query_copy_sinks
-    from rlhf_audit_trail.runtime import run_runtime
-
     settings = settings_of(args, args.directory)
     signals: list[int] = []
 
@@ -48,25 +48,40 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
+    if not serve(args.directory, settings, until_idle=args.until_idle, should_stop=lambda: bool(signals)):
+        _say(f"another runtime holds {args.directory}: nothing to do")
+    return 0
+
+
+def serve(
+    directory: Path,
+    settings: Settings,
+    *,
+    until_idle: bool,
+    should_stop: Callable[[], bool] = lambda: False,
+    disk: Disk | None = None,
+) -> bool:
+    """The runtime with the query copy that the settings ask for. Returns False if another runtime holds the trail."""
+    from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.query_copy_feed import query_copy_sinks
+    from rlhf_audit_trail.runtime import run_runtime
 
     made: list[list[WindowSink]] = []
 
     def open_trail() -> LocalTrail:
         if not made:  # only now: a runtime that finds another one at work has nothing to feed
-            made.append(stack.enter_context(query_copy_sinks(args.directory, settings, say=_say)))
+            made.append(stack.enter_context(query_copy_sinks(directory, settings, say=_say)))
         return LocalTrail(
-            args.directory,
+            directory,
             log_name=settings.log_name,
             window_seconds=settings.window_seconds,
             vault_dir=settings.vault_dir,
+            disk=disk,
             sinks=made[0],
         )
 
     with ExitStack() as stack:
-        ran = run_runtime(args.directory, open_trail, until_idle=args.until_idle, should_stop=lambda: bool(signals))
-    if not ran:
-        _say(f"another runtime holds {args.directory}: nothing to do")
-    return 0
+        return run_runtime(directory, open_trail, until_idle=until_idle, should_stop=should_stop)
 
 
 def _say(text: str) -> None:
