@@ -163,7 +163,7 @@ def asker_of(
     from rlhf_audit_sinks.clickhouse.engine import EngineBusyError
 
     if not directory.is_dir():
-        raise ConfigError(f"{directory} does not exist")
+        raise ConfigError(f"no trail at {directory}: give its folder as the first argument")
     for attempt in range(_BUSY_TRIES):
         live = live_asker(directory)
         if live is not None:

@@ -29,7 +29,7 @@ def show(report: Report, out: TextIO) -> None:
 
     console = Console(file=out, highlight=False, soft_wrap=True)
     for label, text, style in lines(report):
-        line = Text(f"{label:<{_WIDTH}}", style="bold" if label else "")
+        line = Text(f"{label:<{_WIDTH - 1}} ", style="bold" if label else "")
         line.append(text, style=style)
         console.print(line)
 

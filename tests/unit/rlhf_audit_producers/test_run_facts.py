@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("numpy")
 
-from rlhf_audit_producers.hooks.run_facts import argument_facts  # noqa: E402 - after the check above
+from rlhf_audit_producers.hooks.run_facts import argument_facts
 
 
 def test_arguments_that_name_a_secret_or_a_folder_stay_out_also_inside_others() -> None:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         width = None if args.full or not sys.stdout.isatty() else 48
         for line in table_lines(found, width=width):
             print(line)
-        print(f"{len(found.rows):,} rows", file=sys.stderr)
+        print(f"{len(found.rows):,} row{'' if len(found.rows) == 1 else 's'}", file=sys.stderr)
     return 0
 
 

@@ -57,22 +57,22 @@ def lines(state: TrailState) -> list[str]:
     entries = sum(each.entries for each in state.partitions)
     copied = [each.copied for each in state.partitions]
     found = [
-        f"ledger    {state.origin}",
-        f"sealing   {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}",
-        f"stored    {windows:,} windows, {entries:,} log entries; global log {state.size:,}",
-        f"waiting   {state.spool_bytes:,} bytes in the spool",
+        f"ledger      {state.origin}",
+        f"sealing     {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}",
+        f"stored      {windows:,} windows, {entries:,} log entries; global log {state.size:,}",
+        f"waiting     {state.spool_bytes:,} bytes in the spool",
     ]
     if all(count is not None for count in copied):
         missing = windows - sum(count or 0 for count in copied)
         found.append(f"ClickHouse  {'up to date' if missing <= 0 else f'{missing:,} windows behind'} ({state.asked})")
     else:
         found.append("ClickHouse  not asked: losses and steps are not known")
-    found.append(f"verified  {state.verified}")
+    found.append(f"verified    {state.verified}")
     lost = ", ".join(f"{count:,} {clean(reason)}" for reason, count in state.lost.items())
     if state.asked is not None:
-        found.append(f"lost      {lost or '0 events declared'}")
+        found.append(f"lost        {lost or '0 events declared'}")
         if state.findings:
-            found.append(f"findings  {state.findings:,} events do not decode exactly (table findings)")
+            found.append(f"findings    {state.findings:,} events do not decode exactly (table findings)")
     found.append("")
     for each in state.partitions:
         name = f"{each.stream}/{each.partition}"
