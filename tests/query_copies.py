@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -27,6 +28,16 @@ def require_chdb() -> None:
     if os.environ.get("REQUIRE_SERVICES"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+# ``rlhf-audit`` where the embedded engine is not installed.
+WITHOUT_ENGINE = (
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['chdb'] = None; import importlib.util as u; f = u.find_spec\n"
+    "u.find_spec = lambda name, *a: None if name == 'chdb' else f(name, *a)\n"
+    "from rlhf_audit_trail.cli import main; raise SystemExit(main(sys.argv[1:]))",
+)
 
 
 def copy_processes(directory: Path) -> list[int]:

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_schemas.errors import ConfigError, TransportError
+from rlhf_audit_schemas.errors import CouldNotCheckError, TransportError
 from rlhf_audit_stores.durable import is_locked
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EngineBusyError(TransportError):
     """Another process has this engine open; ask it instead, or wait."""
 
 
-class NoEngineError(ConfigError):
+class NoEngineError(CouldNotCheckError):
     """The packages of the query copy are not installed."""
 
     def __init__(self) -> None:
