@@ -62,7 +62,7 @@ def lines(state: TrailState) -> list[str]:
         f"stored      {windows:,} windows, {entries:,} log entries; global log {state.size:,}",
         f"waiting     {state.spool_bytes:,} bytes in the spool",
     ]
-    if all(count is not None for count in copied):
+    if state.asked is not None and all(count is not None for count in copied):
         missing = windows - sum(count or 0 for count in copied)
         found.append(f"ClickHouse  {'up to date' if missing <= 0 else f'{missing:,} windows behind'} ({state.asked})")
     else:
