@@ -100,10 +100,23 @@ def test_tail_shows_windows_by_kind_and_marks_what_was_refused(
     assert "1 QUARANTINED" in line
 
 
-@pytest.mark.parametrize("command", ["status", "runs", "tail", "restore"])
-def test_a_folder_without_a_ledger_could_not_be_read(
+@pytest.mark.parametrize("command", ["status", "runs", "tail", "restore", "sql", "report", "dashboard"])
+def test_a_folder_without_a_ledger_could_not_be_read_and_nothing_is_made_in_it(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--no-follow"] if command == "tail" else []
+    more = {"tail": ["--no-follow"], "sql": ["SELECT 1"]}.get(command, [])
     assert cli.main([command, str(tmp_path), *more]) == 3
-    assert "holds no ledger" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "holds no ledger" in said.err
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["sql", "report", "dashboard"])
+def test_a_folder_that_is_not_there_is_refused(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["SELECT 1"] if command == "sql" else []
+    assert cli.main([command, str(tmp_path / "nowhere"), *more]) == 2
+    assert "no trail at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,8 @@ _CALL = re.compile(r"\s*\(")
 # They compute rows from their arguments, or read tables that a query could name itself. ``format`` is an ordinary
 # function, too; the table function of that name is refused by ``readonly``.
 _HARMLESS = re.compile(
-    r"format|generate_?series|generaterandom|merge|null|numbers(?:_mt)?|primes|(?:sqlstandard)?values|view|zeros(?:_mt)?", re.IGNORECASE
+    r"format|generate_?series|generaterandom|merge|null|numbers(?:_mt)?|primes|(?:sqlstandard)?values|view|zeros(?:_mt)?",
+    re.IGNORECASE,
 )
 # What the engine of version 26.9 knows beside them, in case that it does not tell.
 _TABLE_FUNCTIONS = re.compile(
