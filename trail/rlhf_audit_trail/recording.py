@@ -38,6 +38,7 @@ from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_stores.filesystem import advice, network_file_system
 from rlhf_audit_trail import __version__, runtime_start
+from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
@@ -94,6 +95,7 @@ class AuditTrail:
         self._is_warned = False
         self._failed_kinds: set[str] = set()
         self._leaves_run_id = False
+        self._unrecorded = 0
         self._pid = os.getpid()
         settings = load_settings(self.directory)
         make_folders_durably(self._disk, self.directory / "spool")
@@ -269,6 +271,7 @@ class AuditTrail:
     def _submit(self, item: Submission) -> None:
         spool = self._spool
         if spool is None:
+            self._unrecorded += item.count
             return
         is_kept = spool.put(item)
         if self.strict and not (is_kept and spool.error is None and not spool.counts.lost):
@@ -286,11 +289,14 @@ class AuditTrail:
     def close(self, reason: EndReason | None = None) -> None:
         """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway."""
         spool = self._spool
+        is_first = self in _OPEN
         _OPEN.discard(self)
         if spool is not None:
             spool.close(exit_reason() if reason is None else reason)
             if self._how["runtime"] and self._pid == os.getpid():
                 self._quietly(lambda: runtime_start.ensure_runtime(self.directory))
+        if is_first:
+            self._tell_losses()
         if self._leaves_run_id and os.environ.get(RUN_ID_VARIABLE) == self.run_id:
             del os.environ[RUN_ID_VARIABLE]
         self._leaves_run_id = False
@@ -337,6 +343,15 @@ class AuditTrail:
         if self.strict:
             raise RecordingError(f"the trail cannot be opened: {error}") from error
         logger.error("nothing will be recorded: %s", error)
+
+    def _tell_losses(self) -> None:
+        """A run that ends well must not look as if everything of it was recorded."""
+        lost = self._unrecorded if self._spool is None else self._spool.unrecorded
+        if not lost:
+            return
+        is_declared = self._spool is not None and self._spool.is_declared
+        how = "the ledger declares them" if is_declared else "the ledger does not tell how many"
+        logger.error("%s of %s %s lost: %s", counted(lost, "event"), self.producer, "was" if lost == 1 else "were", how)
 
     def _quietly(self, action: Callable[[], object]) -> None:
         try:
