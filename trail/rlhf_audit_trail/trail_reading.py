@@ -54,7 +54,7 @@ class WindowLine:
     odd: dict[str, int]
 
     def __str__(self) -> str:
-        at = datetime.fromtimestamp(self.closed_us / 1e6, UTC).strftime("%H:%M:%S")
+        at = datetime.fromtimestamp(self.closed_us / 1e6, UTC).strftime("%H:%M:%S UTC")
         kinds = ", ".join(f"{count:,} {name}" for name, count in self.kinds.items()) or "no events"
         odd = "".join(f"  {count:,} {name.upper()}" for name, count in self.odd.items())
         return f"{at}  {f'{self.stream}/{self.partition}':<14} window {self.window:<6} {kinds}{odd}"
