@@ -8,7 +8,8 @@ drawn anew each round, so that load of others hits all alike:
 * ``none_a``, ``none_b``: nothing is recorded, twice: their difference is what this machine cannot tell apart (A/A);
 * ``hook``: all five statistics of every tensor, exact, and ``policy_update``, into a real trail (spool on disk);
 * ``naive``: the same statistics as one would write them first, one JSON line a step;
-* ``wandb_log`` (offline), ``wandb_watch``, ``tensorboard``: where installed, ten scalars a step (watch: histograms).
+* ``wandb_log`` (offline), ``wandb_watch``, ``mlflow`` (SQLite file), ``tensorboard``: where installed, ten scalars a
+  step (watch: histograms).
 
 ``inside``: time on the training thread in the code of that mode, over the median step of ``none_a``; unknown for
 ``wandb_watch``, which works within the backward pass. ``difference``: to ``none_a`` of the same round, in percent, with
@@ -173,6 +174,26 @@ class WandbWatch(WandbLog):
         self.run.unwatch(self.model)
 
 
+class Mlflow(Nothing):
+    """``log_metrics`` into a local SQLite file, as MLflow does by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        import mlflow
+
+        mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+        mlflow.set_experiment("hook-share")
+        mlflow.start_run()
+        self.mlflow = mlflow
+
+    def loss_seen(self, step: int, loss: float, norm: Any) -> None:
+        began = time.perf_counter_ns()
+        self.mlflow.log_metrics({f"scalar_{at}": loss for at in range(SCALARS)}, step=step)
+        self.inside_ns = time.perf_counter_ns() - began
+
+    def close(self) -> None:
+        self.mlflow.end_run()
+
+
 class TensorBoard(Nothing):
     """``add_scalar`` and flush."""
 
@@ -220,6 +241,8 @@ def make_modes(model: Any, optimizer: Any, folder: Path) -> tuple[dict[str, Noth
         run = wandb.init(project="hook-share", dir=str(folder))
         modes |= {"wandb_log": WandbLog(run), "wandb_watch": WandbWatch(run, model)}
         finish = run.finish
+    if has("mlflow-skinny") or has("mlflow"):
+        modes["mlflow"] = Mlflow(folder)
     if has("tensorboard"):
         modes["tensorboard"] = TensorBoard(folder)
     return modes, finish
@@ -318,7 +341,9 @@ def main() -> int:
         "threads": 1,
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
-        "versions": {one: version(one) for one in ("torch", "transformers", "wandb", "tensorboard") if has(one)},
+        "versions": {
+            one: version(one) for one in ("torch", "transformers", "wandb", "mlflow-skinny", "tensorboard") if has(one)
+        },
         "bound": "1 % at 2,048 tokens, stretch 0.3 %",
         "results": [measure(tokens, args.rounds, args.seed) for tokens in args.tokens],
     }

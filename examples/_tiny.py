@@ -16,6 +16,12 @@ GOOD = [f" {topic.capitalize()} follow a rule that anyone can check." for topic 
 BAD = [f" {topic.capitalize()} are {topic}, obviously, as everybody knows." for topic in TOPICS]
 
 
+def without_checkpointing(config: Any) -> dict[str, bool]:
+    """The model is too small for it. transformers 5 gave the argument another name and warns of the old one."""
+    new, old = "activation_checkpointing", "gradient_checkpointing"
+    return {new if new in config.__dataclass_fields__ else old: False}
+
+
 def model_in(folder: Path) -> Path:
     """Make model and tokenizer there, once: trainers load the reference model from the same place."""
     import torch

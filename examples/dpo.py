@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from _tiny import BAD, GOOD, PROMPTS, load, model_in
+from _tiny import BAD, GOOD, PROMPTS, load, model_in, without_checkpointing
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
@@ -45,7 +45,7 @@ def main(out: Path) -> None:
             report_to="none",
             use_cpu=True,
             bf16=False,
-            gradient_checkpointing=False,
+            **without_checkpointing(DPOConfig),
             dataloader_pin_memory=False,
             disable_tqdm=True,
             **({"ddp_backend": "gloo", "ddp_find_unused_parameters": False} if "RANK" in os.environ else {}),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _tiny import PROMPTS, load, model_in
+from _tiny import PROMPTS, load, model_in, without_checkpointing
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -47,7 +47,7 @@ def main(out: Path) -> None:
             report_to="none",
             use_cpu=True,
             bf16=False,
-            gradient_checkpointing=False,
+            **without_checkpointing(GRPOConfig),
             dataloader_pin_memory=False,
             disable_tqdm=True,
         ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,29 @@ def require_chdb() -> None:
     if os.environ.get("REQUIRE_SERVICES"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+# ``rlhf-audit`` where the embedded engine is not installed.
+WITHOUT_ENGINE = (
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['chdb'] = None; import importlib.util as u; f = u.find_spec\n"
+    "u.find_spec = lambda name, *a: None if name == 'chdb' else f(name, *a)\n"
+    "from rlhf_audit_trail.cli import main; raise SystemExit(main(sys.argv[1:]))",
+)
+
+
+def copy_processes(directory: Path) -> list[int]:
+    """Ids of the processes that feed the query copy of this trail, whoever started them."""
+    name, place = b"rlhf_audit_trail.query_copy_process", os.fsencode(directory.absolute())
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):  # it has just ended
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if name in words and place in words:
+                    found.append(int(entry.name))
+    return sorted(found)
 
 
 class Collector:

@@ -10,6 +10,7 @@ A hostile producer can spoil his own lanes with this, never the ledger: nothing 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,8 +64,8 @@ def judge_completeness(results: Sequence[PartitionResult], *, are_statements_rea
         counts["undecodable_statements"] += result.heard.undecodable
         examples += result.conflicts
     counts["producers_lost"] = sum(one.kind == "producer_lost" for one in spoken)
-    missing = [text.format(counts[name]) for name, text in _MISSING.items() if counts[name]]
-    unsure = [text.format(counts[name]) for name, text in _UNSURE.items() if counts[name]]
+    missing = [_said(text, counts[name]) for name, text in _MISSING.items() if counts[name]]
+    unsure = [_said(text, counts[name]) for name, text in _UNSURE.items() if counts[name]]
     if not are_statements_read:
         unsure.append("producers' own statements are in payloads that were not read")
     verdict: Verdict = "no" if missing else "unknown" if unsure else "yes"
@@ -72,23 +73,28 @@ def judge_completeness(results: Sequence[PartitionResult], *, are_statements_rea
     return Completeness(verdict, shown, (*missing, *unsure), tuple(examples[:MAX_EXAMPLES]))
 
 
+def _said(text: str, count: int) -> str:
+    """The sentence with its number; what stands in brackets is there for any number but 1."""
+    return re.sub(r"\[(\w+)\]", "" if count == 1 else r"\1", text).format(count)
+
+
 _MISSING = {
-    "gap_numbers": "{} numbers missing in gaps that are still open",
-    "announced_unsealed": "{} numbers announced by their producers and not sealed",
-    "loss_numbers": "{} numbers declared lost by their producers",
-    "loss_events": "{} loss events",
-    "faults": "{} input rows that could not be read (fault events)",
-    "quarantined": "{} quarantined messages",
-    "conflicts": "{} conflicts: two batches by one producer under one number",
-    "broken_lanes": "{} places where a lane's batches do not name one another",
-    "late": "{} batches that came after their epoch was replaced",
+    "gap_numbers": "{} number[s] missing in gaps that are still open",
+    "announced_unsealed": "{} number[s] announced by producers and not sealed",
+    "loss_numbers": "{} number[s] declared lost by producers",
+    "loss_events": "{} loss event[s]",
+    "faults": "{} input row[s] that could not be read (fault events)",
+    "quarantined": "{} quarantined message[s]",
+    "conflicts": "{} conflict[s]: two batches by one producer under one number",
+    "broken_lanes": "{} place[s] where a lane's batches do not name one another",
+    "late": "{} batch[es] sent after the epoch was replaced",
 }
 _UNSURE = {
-    "open_lanes": "{} lanes without an end",
-    "producers_lost": "{} producers found dead without an end",
-    "undecodable_statements": "{} statements of producers that do not decode",
-    "other_keys": "{} keys that lanes opened with and their producer's start does not name",
-    "contradicted": "{} lanes that went on after their producer said they had ended",
+    "open_lanes": "{} lane[s] without an end",
+    "producers_lost": "{} producer[s] found dead without an end",
+    "undecodable_statements": "{} undecodable statement[s] of producers",
+    "other_keys": "{} opening key[s] of lanes that no producer's start names",
+    "contradicted": "{} lane[s] with batches after the end that was said",
 }
 
 

@@ -56,7 +56,10 @@ class KnownCheckpoints:
             return True
         if not statement.origin.endswith("/global"):
             raise ConfigError(f"the expected checkpoint is of {statement.origin}: give one of the global log")
-        message = f"the expected checkpoint is of {statement.origin}, this trail is {found.origin}"
+        message = (
+            f"the expected checkpoint is of {statement.origin}, this trail is {found.origin}: "
+            "the trail was replaced, or the wrong file was given"
+        )
         self.findings.add("expected", message, obj=CHECKPOINT)
         return False
 

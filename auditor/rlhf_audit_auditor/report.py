@@ -120,9 +120,10 @@ class Report:
         lines = [
             f"ledger {self.ledger.ledger_id.hex()}: global log of {self.ledger.global_size} entries, "
             f"root {self.ledger.global_root.hex()}",
-            f"{len(used)} partition logs whole and signed, {self.windows} windows without a hole"
+            f"{counted(len(used), 'partition log')} whole and signed, {counted(self.windows, 'window')} without a hole"
             + (f"; never used: {_listed(never)}" if never else ""),
-            f"{self.events} events numbered and sealed; {self.objects} objects re-hashed, each explained",
+            f"{counted(self.events, 'event')} numbered and sealed; "
+            f"{counted(self.objects, 'object')} re-hashed, each explained",
         ]
         payloads = self.payloads
         if payloads.is_asked:
@@ -139,6 +140,11 @@ class Report:
     def not_proved() -> tuple[str, ...]:
         """What no status means."""
         return NOT_PROVED
+
+
+def counted(count: int, what: str) -> str:
+    """A number with its noun, given in the singular."""
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -45,16 +45,16 @@ class OwnerWarnings:
         """What there is to say, one sentence each; none if nothing is odd."""
         said = []
         if self.contradictory_items:
-            said.append(f"{self.contradictory_items:,} items have judgements that differ from one another")
+            said.append(f"{_counted(self.contradictory_items, 'item')} with judgements that differ from one another")
         if self.duplicate_rows:
-            said.append(f"{self.duplicate_rows:,} rows repeat an earlier one (same annotator, item and judgement)")
+            said.append(f"{_counted(self.duplicate_rows, 'row')} like an earlier one (annotator, item and judgement)")
         if self.repeated_ids:
-            said.append(f"{self.repeated_ids:,} rows use an annotation_id that stood in an earlier row")
+            said.append(f"{_counted(self.repeated_ids, 'row')} with the annotation_id of an earlier row")
         if self.constant_annotators:
             shown = ", ".join(self.constant_annotators[:10])
             more = len(self.constant_annotators) - 10
             said.append(
-                f"{len(self.constant_annotators):,} annotators gave the same answer in every row "
+                f"{_counted(len(self.constant_annotators), 'annotator')} gave the same answer in every row "
                 f"(of at least {ENOUGH_ANSWERS}): {shown}{f' and {more} more' if more > 0 else ''}"
             )
         if said and not self.is_complete:
@@ -187,3 +187,7 @@ def _items(columns: dict[str, Column]) -> list[Any] | Sequence[Any] | None:
     if not isinstance(prompt, Constant) and not isinstance(response, Constant):
         return [None if b is None else (a, b) for a, b in zip(prompt, response, strict=True)]
     return None
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 LINGER_S = 0.2  # format section 2: small batches are waited for up to 200 ms
 CLOSE_TIMEOUT_S = 30.0  # a disk that hangs must not keep a finished training from ending
-_OPEN_AGAIN_S = 1.0
+_OPEN_AGAIN_S, _MAX_OPEN_AGAIN_S = 1.0, 30.0  # each try takes an epoch
 
 
 class RecordingError(AuditTrailError):
@@ -71,6 +71,8 @@ class Spool:
         self._is_closed = False
         self._is_open = threading.Event()
         self._opening = threading.Lock()
+        self._refused = 0
+        self._has_warned = False
         self.error: Exception | None = None
 
     @property
@@ -82,6 +84,17 @@ class Spool:
     def counts(self) -> WriterCounts:
         """What was recorded and lost so far, as far as the writer has come."""
         return self._writer.counts
+
+    @property
+    def unrecorded(self) -> int:
+        """Events that were put in and, as far as the writer has come, are lost; exact after ``close``."""
+        writer = self._writer
+        return writer.counts.lost.total() + writer.events_left + self._queue.events_left() + self._refused
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the spool says of every loss that it happened."""
+        return self._writer.has_ended and not self._refused
 
     @property
     def dropped(self) -> int:
@@ -112,6 +125,7 @@ class Spool:
         if self._thread is None:
             self.start()
         if self._is_closed or self.error is not None:
+            self._refused += item.count
             return False
         return self._queue.put(item)
 
@@ -143,9 +157,12 @@ class Spool:
 
     def _run(self) -> None:
         try:
+            pause_s, is_last = _OPEN_AGAIN_S, False
             while not self._try_to_open():
-                if self._closing.wait(_OPEN_AGAIN_S):
+                if is_last:
                     return
+                is_last = self._closing.wait(pause_s)  # there may be room by now: one more try before the end
+                pause_s = min(2 * pause_s, _MAX_OPEN_AGAIN_S)
             while not self._closing.is_set():
                 self._queue.wake.wait(self._linger_s)
                 self._queue.wake.clear()
@@ -180,7 +197,9 @@ class Spool:
                 self._writer.open()
             except (DiskFullError, OSError) as error:
                 self._queue.reason = "spool_full"
-                logger.warning("the spool cannot be opened yet: %s", _safe(error))
+                level = logging.DEBUG if self._has_warned else logging.WARNING
+                logger.log(level, "the spool cannot be opened yet: %s", _safe(error))
+                self._has_warned = True
                 return False
         self._queue.reason = "queue_full"
         self._is_open.set()

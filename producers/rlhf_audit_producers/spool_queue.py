@@ -39,6 +39,11 @@ class Lost:
     counts: Counter[Place] = field(default_factory=Counter)
 
 
+def events_of(item: Submission | Lost) -> int:
+    """Events that an item stands for."""
+    return item.count if isinstance(item, Submission) else item.counts.total()
+
+
 class SpoolQueue:
     """Submissions in order. Any thread may put, one takes."""
 
@@ -86,6 +91,11 @@ class SpoolQueue:
                     kept.append(rest)
             self._items = kept
             return taken
+
+    def events_left(self) -> int:
+        """Events that wait, and those whose numbers still have to be used up."""
+        with self.lock:
+            return sum(events_of(item) for item in self._items)
 
     def __len__(self) -> int:
         return len(self._items)

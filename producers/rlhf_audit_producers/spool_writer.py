@@ -33,7 +33,7 @@ from rlhf_audit_producers.spool_files import (
     write_name,
 )
 from rlhf_audit_producers.spool_log import LedgerFacts, SpoolFullError, SpoolLog
-from rlhf_audit_producers.spool_queue import Lost, Place, SpoolQueue, Submission
+from rlhf_audit_producers.spool_queue import Lost, Place, SpoolQueue, Submission, events_of
 from rlhf_audit_producers.spool_routes import Router
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.disk import Disk, DiskFullError
@@ -91,6 +91,7 @@ class SpoolWriter:
         self._no_room: str | None = None
         self._turns = 0
         self.counts = WriterCounts()
+        self.has_ended = False  # its end is in the spool, and so is every loss
         self._lock: ProducerLock | None = None
         self._log: SpoolLog | None = None
         self._session: ProducerSession | None = None
@@ -118,6 +119,11 @@ class SpoolWriter:
     def is_full(self) -> bool:
         """Whether the last turn found no room."""
         return self._no_room is not None
+
+    @property
+    def events_left(self) -> int:
+        """Events that were taken from the queue and are neither recorded nor declared."""
+        return sum(events_of(item) for item in self._held)
 
     def open(self) -> None:
         """Take name and epoch, begin the log, say ``producer_start``."""
@@ -332,6 +338,7 @@ class SpoolWriter:
             if self.is_full or self._held:
                 self._give_up_everything()
             self._end_epoch(reason)
+            self.has_ended = True
         except _NO_ROOM as error:
             logger.error("spool of %s: no room for its end (%s): the ledger will call it lost", self.producer, error)
         finally:

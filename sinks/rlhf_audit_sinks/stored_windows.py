@@ -27,7 +27,7 @@ from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.tiles import TileReader
 from rlhf_audit_ledger.vault import VaultRecord, open_vault
 from rlhf_audit_schemas.codec import StrictCodec
-from rlhf_audit_schemas.errors import FormatError, TamperError
+from rlhf_audit_schemas.errors import CouldNotCheckError, FormatError, TamperError
 from rlhf_audit_stores.objects import NotStoredError, ObjectStore
 
 _ENVELOPE = StrictCodec("envelope/event_batch.avsc")
@@ -35,6 +35,10 @@ _ENVELOPE = StrictCodec("envelope/event_batch.avsc")
 
 class WindowBrokenError(TamperError):
     """Segment, vault object and log of a window do not fit together."""
+
+
+class PayloadMissingError(CouldNotCheckError):
+    """A window's vault object is not there: lost, or deleted without an erasure record. ``verify`` says the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,11 @@ class StoredWindows:
         return self.objects.exists(segment_name(self.stream, self.partition, window))
 
     def read_from(self, window: int) -> Iterator[list[Sealed]]:
-        """Windows from ``window`` on, as far as they are stored. Raises WindowBrokenError, FormatError, VaultError."""
+        """Windows from ``window`` on, as far as the checkpoint covers them.
+
+        Raises WindowBrokenError or VaultError where what stands there contradicts the log, also by a segment that is
+        missing; PayloadMissingError where the vault lacks an object; FormatError.
+        """
         size = 0
         while self.has(window):
             size = max(size, 0) or self.size()
@@ -72,6 +80,17 @@ class StoredWindows:
                     return
             yield found
             window += 1
+        if self._covers(window) and not self.has(window):  # asked again: it may have been stored meanwhile
+            raise WindowBrokenError(f"{segment_name(self.stream, self.partition, window)}: missing")
+
+    def _covers(self, window: int) -> bool:
+        """Whether the checkpoint's last close is of this window or of a later one."""
+        size = self.size()
+        if not size:
+            return False
+        prefix = log_prefix(self.stream, self.partition)
+        reader = TileReader(size, lambda path: self.objects.get(f"{prefix}/{path}"))
+        return Close.decode(reader.entry(size - 1)).window >= window
 
     def _read(self, window: int, size: int) -> list[Sealed] | None:
         name = segment_name(self.stream, self.partition, window)
@@ -102,7 +121,7 @@ class StoredWindows:
         try:
             data = self.vault.get(name)
         except NotStoredError as error:
-            raise WindowBrokenError(f"vault/{name}: missing") from error
+            raise PayloadMissingError(f"vault/{name}: missing, lost or deleted without an erasure record") from error
         return open_vault(f"vault/{name}", data, self.vault_key)
 
     def _sealed(self, record: SealedRecord, secret: VaultRecord, index: int, size: int) -> Sealed:

@@ -17,6 +17,7 @@ others may read is refused: a key that leaked cannot be called back.
 
 from __future__ import annotations
 
+import re
 import secrets
 import stat
 from collections.abc import Sequence
@@ -124,12 +125,15 @@ def load_keys(folder: Path) -> TrailKeys:
 
 def load_secret(path: Path) -> Secret:
     """Read one file of 64 hex digits, such as a vault key given on its own. Raises ConfigError as ``load_keys``."""
+    line = _line_of(path)  # what it is comes before who may read it: a public key is no file to hide
     try:
-        value = bytes.fromhex(read_private_text(path))
+        value = bytes.fromhex(line)
     except ValueError:
         value = b""
     if len(value) != KEY_BYTES:
-        raise ConfigError(f"{path} is not a key of {2 * KEY_BYTES} hex digits: put the right file back") from None
+        what = "holds a public key, which opens nothing" if _is_public_key(line) else "is the wrong file"
+        raise ConfigError(f"{path} {what}: expected is a key of {2 * KEY_BYTES} hex digits, as in keys/vault.key")
+    _refuse_shared(path)
     return Secret(value)
 
 
@@ -161,10 +165,24 @@ def _load_signer(folder: Path, name: str) -> Signer:
 
 def read_private_text(path: Path) -> str:
     """The text of a file of secrets without its last newline. Raises ConfigError if others may read it."""
+    with suppress(OSError):
+        _refuse_shared(path)
+    return _line_of(path)
+
+
+def _refuse_shared(path: Path) -> None:
+    mode = path.stat().st_mode
+    if stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run chmod 600 {path}")
+
+
+def _is_public_key(text: str) -> bool:
+    """Whether it begins like a line of ``log.vkey``: name+id+base64."""
+    return re.match(r"[^\s+]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]+(?:\n|$)", text) is not None
+
+
+def _line_of(path: Path) -> str:
     try:
-        mode = path.stat().st_mode
-        if stat.S_IMODE(mode) & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run chmod 600 {path}")
         return path.read_bytes().decode("ascii").removesuffix("\n")
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: put it back from your copy of the keys") from None

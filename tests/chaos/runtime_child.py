@@ -1,4 +1,6 @@
-"""The runtime that is killed; keeps copies of what it deletes, and tells which effect is under way.
+"""The runtime that is killed: ``rlhf-audit local --until-idle`` with its query copy, on a disk that is watched.
+
+The disk keeps copies of what is deleted, and tells which effect is under way.
 
 python runtime_child.py TRAIL COPY PHASE-FILE
 """
@@ -12,15 +14,15 @@ from pathlib import Path
 from chaos.ingest_child import PHASE_BYTES, TellingDisk
 from crash.resealing import KeepingDisk
 from rlhf_audit_stores.disk import RealDisk
-from rlhf_audit_trail.local import LocalTrail
-from rlhf_audit_trail.runtime import run_runtime
+from rlhf_audit_trail.commands.local import serve
+from rlhf_audit_trail.settings import load_settings
 
 
 def main(trail: str, copy: str, phase_file: str) -> None:
     with Path(phase_file).open("r+b") as handle:
         disk = TellingDisk(KeepingDisk(RealDisk(), Path(copy)), mmap.mmap(handle.fileno(), PHASE_BYTES))
         directory = Path(trail)
-        ran = run_runtime(directory, lambda: LocalTrail(directory, window_seconds=1, disk=disk), until_idle=True)
+        ran = serve(directory, load_settings(directory), until_idle=True, disk=disk)
         sys.stdout.write("ran\n" if ran else "another one runs\n")
 
 

@@ -169,7 +169,9 @@ def test_a_trail_begun_anew_under_another_key_is_refused_before_its_key_is_looke
     anew = World(tmp_path / "anew", log=STRANGER)
     honest_key = key_for_origin(LOG.public_key, world.genesis.log_name).format()
     trail = replace(anew.trail(), vkey=honest_key)
-    assert_refused(verify(trail, Options(expect=world.checkpoint)), GLOBAL)
+    report = verify(trail, Options(expect=world.checkpoint))
+    assert_refused(report, GLOBAL)
+    assert "or the wrong file was given" in " ".join(finding.message for finding in report.findings)
     with pytest.raises(CouldNotCheckError, match="no checkpoint names the key"):
         verify(trail, Options())
 

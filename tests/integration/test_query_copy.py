@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from query_copies import annotation, require_chdb, write_trail
 from rlhf_audit_ledger.batch import BatchBody
-from rlhf_audit_ledger.objects import parse_vault_name, vault_name
+from rlhf_audit_ledger.objects import parse_vault_name, segment_name, vault_name
 from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_ledger.vault import open_vault
 from rlhf_audit_schemas.errors import ConfigError
@@ -375,3 +376,88 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data at {folder}")
     return folder
+
+
+@pytest.mark.parametrize(("what", "status"), [("flipped", 1), ("gone", 3), ("segment gone", 1)])
+def test_a_restore_says_what_it_could_not_restore_and_restores_the_rest(
+    tmp_path: Path, what: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trail = tmp_path / "trail"
+    write_trail(trail, [[annotation(n) for n in range(5)]] * 3)
+    place = trail / ("objects" if what == "segment gone" else "vault")
+    name = segment_name("annotations", 1, 0) if what == "segment gone" else vault_name("annotations", 1, 0)
+    path = place / name
+    path.chmod(0o600)
+    if what == "flipped":
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+    assert cli.main(["verify", str(trail), "--no-memory"]) == status
+    capsys.readouterr()
+    assert cli.main(["restore", str(trail), "--json"]) == status
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["windows"], found["is_complete"]) == (2, False)
+    assert name in said.err
+    assert "not all was restored" in said.err
+    opened = Copy(trail)
+    assert opened.count("audit_restricted.annotation") == 10
+    opened.close()
+
+
+def test_a_copy_that_does_not_load_is_called_damaged_at_once_and_a_restore_mends_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What a disk that was full while the copy was first made leaves behind."""
+    trail = tmp_path / "trail"
+    write_trail(trail, [[annotation(n) for n in range(5)]])
+    assert cli.main(["restore", str(trail)]) == 0
+    (metadata,) = (trail / "clickhouse" / "data" / "store").glob("*/*/messages.sql")
+    metadata.write_bytes(b"")
+    capfd.readouterr()
+    assert cli.main(["sql", str(trail), "SELECT 1"]) == 3
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.count("Empty query") <= 1, "it was tried again and again"
+    assert f"damaged (code 36): `rlhf-audit restore {trail}` makes it anew" in said.err
+    assert cli.main(["status", str(trail)]) == 0
+    assert "is damaged" in capfd.readouterr().out
+    assert cli.main(["restore", str(trail)]) == 0
+    assert cli.main(["sql", str(trail), "SELECT count() AS n FROM annotation", "--json"]) == 0
+    assert '"n": 5' in capfd.readouterr().out
+
+
+def test_on_a_full_disk_the_state_is_told_without_the_copy_and_with_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clickhouse_connect.driver.exceptions import DatabaseError
+
+    def full(client: object) -> None:
+        raise DatabaseError("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space. (NOT_ENOUGH_SPACE)")
+
+    trail = tmp_path / "trail"
+    write_trail(trail, [[annotation(n) for n in range(5)]])
+    monkeypatch.setattr("rlhf_audit_sinks.clickhouse.sink.migrate", full)
+    assert cli.main(["status", str(trail)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 window," in shown
+    assert "ClickHouse  not asked" in shown
+    assert "the disk is full" in shown
+    assert cli.main(["sql", str(trail), "SELECT 1"]) == 3
+    said = capsys.readouterr().err
+    assert "could not check" in said
+    assert "the disk is full" in said
+    assert "internal error" not in said
+
+
+def test_without_room_for_the_copys_folder_sealing_goes_on(tmp_path: Path) -> None:
+    from rlhf_audit_trail.query_copy_feed import query_copy_sinks
+    from rlhf_audit_trail.settings import load_settings
+
+    (tmp_path / "clickhouse").write_bytes(b"in the way")
+    said: list[str] = []
+    with query_copy_sinks(tmp_path, load_settings(tmp_path), say=said.append) as sinks:
+        assert sinks == []
+    assert "does not start and catches up later" in said[0]

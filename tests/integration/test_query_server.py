@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,26 +201,3 @@ def test_a_second_copy_of_one_trail_ends_by_itself(tmp_path: Path) -> None:
     assert second.close(timeout_s=_DEADLINE_S)
     assert first.is_alive
     assert first.close(timeout_s=_DEADLINE_S)
-
-
-def test_without_the_engine_an_ingest_says_that_the_copy_catches_up_later(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"annotator": "a", "item": "i", "score": 1}\n')
-    hidden = "import sys; sys.modules['chdb'] = None; import importlib.util as u; f = u.find_spec\n"
-    hidden += "u.find_spec = lambda name, *a: None if name == 'chdb' else f(name, *a)\n"
-    hidden += "from rlhf_audit_trail.cli import main; raise SystemExit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", hidden]
-    done = subprocess.run(
-        [*command, "ingest", str(file), "--out", str(tmp_path / "trail")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert done.returncode == 0
-    assert "catches up later" in done.stderr
-    done = subprocess.run(
-        [*command, "sql", str(tmp_path / "trail"), "SELECT 1"], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 2
-    assert "pip install" in done.stderr

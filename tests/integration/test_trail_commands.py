@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from query_copies import annotation, batch, write_trail
 from rlhf_audit_schemas.kinds import KINDS
 from rlhf_audit_sinks.clickhouse import engine
 from rlhf_audit_trail import cli
+from rlhf_audit_trail.commands import local
 from rlhf_audit_trail.local import LocalTrail
 from rlhf_audit_trail.recording import AuditTrail
 from rlhf_audit_trail.runtime_start import wait_until_idle
@@ -95,15 +97,67 @@ def test_tail_shows_windows_by_kind_and_marks_what_was_refused(
         trail.drain()
     assert cli.main(["tail", str(tmp_path / "trail"), "--no-follow"]) == 0
     line = capsys.readouterr().out
-    assert "annotations/0" in line
+    assert " UTC  annotations/0" in line
     assert "1 annotation" in line
     assert "1 QUARANTINED" in line
 
 
-@pytest.mark.parametrize("command", ["status", "runs", "tail", "restore"])
-def test_a_folder_without_a_ledger_could_not_be_read(
+@pytest.mark.parametrize("command", ["status", "runs", "tail", "restore", "sql", "report", "dashboard"])
+def test_a_folder_without_a_ledger_could_not_be_read_and_nothing_is_made_in_it(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--no-follow"] if command == "tail" else []
+    more = {"tail": ["--no-follow"], "sql": ["SELECT 1"]}.get(command, [])
     assert cli.main([command, str(tmp_path), *more]) == 3
-    assert "holds no ledger" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "holds no ledger" in said.err
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["sql", "report", "dashboard"])
+def test_a_folder_that_is_not_there_is_refused(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["SELECT 1"] if command == "sql" else []
+    assert cli.main([command, str(tmp_path / "nowhere"), *more]) == 2
+    assert "no trail at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_runtime_says_what_it_seals_how_to_end_it_and_what_it_sealed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with AuditTrail(tmp_path, run_id="run-a", rank=0, world_size=1, runtime=False) as trail:
+        trail.log_annotations(prompts=["p"], responses=["r"], rewards=[1.0], annotators=["a"], all_ranks=False)
+    assert cli.main(["local", str(tmp_path), "--until-idle", "--clickhouse", "off"]) == 0
+    spoken = capsys.readouterr()
+    assert spoken.out == ""
+    begin, end = spoken.err.splitlines()
+    assert begin == f"sealing what is recorded in {tmp_path}; ends when nobody records any more"
+    windows = sum(each["windows"] for each in said_windows(tmp_path, capsys))
+    assert end == f"{windows} windows sealed and stored; check it: rlhf-audit verify {tmp_path}"
+
+
+def said_windows(directory: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    partitions: list[dict[str, Any]] = said(capsys, "status", str(directory))["partitions"]
+    return partitions
+
+
+def test_the_runtime_says_where_the_query_copy_answers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if not engine.is_installed():
+        pytest.skip("there is no query copy")
+    told = local._Told(tmp_path, is_asked=True)
+    told.look()
+    assert capfd.readouterr().err == ""
+    folder = tmp_path / "clickhouse"
+    folder.mkdir()
+    (folder / "password").write_text("x")
+    (folder / "http.json").write_text('{"host": "127.0.0.1", "port": 4711, "pid": 1}')
+    held = engine._lock(folder / "lock", 0.0, lambda: False)
+    for _ in range(2):
+        told._look_at = 0.0
+        told.look()
+    os.close(held)
+    err = capfd.readouterr().err
+    assert err.count("ClickHouse answers on http://127.0.0.1:4711, user default") == 1
+    assert str(folder / "password") in err

@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(child)
-        child.set_defaults(run=command.run)
+        child.set_defaults(run=command.run, usage_of=child)
     return parser
 
 
@@ -61,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if named is not None and named not in commands.NAMES:
         return _complain(f"unknown command {named!r}{_nearest(named)}", USAGE)
     parser = build_parser()
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:  # under the command that was meant, not under the whole program
+        getattr(args, "usage_of", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if named is None:
         parser.print_help(sys.stderr)
         return USAGE

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, TransportError
+from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.query_engine import Answer, Limits, QueryError, ReadConnection
 from rlhf_audit_trail.query_server import USER, Address, read_address
 
@@ -159,11 +160,14 @@ def live_asker(directory: Path) -> LiveAsker | None:
 def asker_of(
     directory: Path, vault_dir: Path, *, say: Callable[[str], None] = lambda text: None, limits: Limits | None = None
 ) -> Iterator[Asker]:
-    """Whoever answers for this trail. Raises ConfigError if nobody can, EngineBusyError if the engine stays taken."""
+    """Whoever answers for this trail. Raises ConfigError if nobody can, EngineBusyError if the engine stays taken.
+
+    Raises CouldNotCheckError if the folder holds no ledger: nothing is made in it then.
+    """
     from rlhf_audit_sinks.clickhouse.engine import EngineBusyError
 
     if not directory.is_dir():
-        raise ConfigError(f"{directory} does not exist")
+        raise ConfigError(f"no trail at {directory}: give its folder as the first argument")
     for attempt in range(_BUSY_TRIES):
         live = live_asker(directory)
         if live is not None:
@@ -172,6 +176,8 @@ def asker_of(
             finally:
                 live.close()
             return
+        if not holds_ledger(directory):
+            raise CouldNotCheckError(f"{directory} holds no ledger")
         try:
             opened = _Embedded(directory, vault_dir, say, limits or Limits(max_threads=2))
         except EngineBusyError:
@@ -184,6 +190,11 @@ def asker_of(
         finally:
             opened.close()
         return
+
+
+def holds_ledger(directory: Path) -> bool:
+    """Whether a ledger was founded in this folder."""
+    return (directory / "objects" / "global" / "checkpoint").exists()
 
 
 class _Embedded:
@@ -215,7 +226,7 @@ def _bring_up(engine: Any, directory: Path, vault_dir: Path, say: Callable[[str]
             evidence = Evidence.of(directory, vault_dir)
             if windows_missing(sink, evidence):
                 say("bringing the query copy up to the evidence ...")
-                say(f"{catch_up(sink, evidence)} windows added")
+                say(f"{counted(catch_up(sink, evidence), 'window')} added")
         except AuditTrailError as error:
             say(f"the query copy may lag behind: {error}")
     finally:

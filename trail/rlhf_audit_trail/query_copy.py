@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError, TamperError
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, FormatError, TamperError
 from rlhf_audit_sinks.stored_windows import StoredWindows
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.keys import load_secret
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
 
 logger = logging.getLogger(__name__)
+
+# What is wrong with the evidence of one partition and is right again by no other try.
+BROKEN = (TamperError, FormatError, CouldNotCheckError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,12 @@ def catch_up(
 ) -> int:
     """Store every window that the evidence holds and the sink lacks; returns how many. ``on_window`` gets events.
 
-    One broken window holds up its own partition only: the others are stored first. Raises that TamperError once there
-    is nothing else left to store, ClickHouseError if ClickHouse does not answer.
+    One broken window holds up its own partition only: the others are stored first. Raises what is wrong with it
+    (``BROKEN``, what is false before what is missing) once there is nothing else left to store, ClickHouseError if
+    ClickHouse does not answer.
     """
     stored = 0
-    broken: TamperError | None = None
+    broken: AuditTrailError | None = None
     for windows in evidence.partitions:
         try:
             for window in windows.read_from(sink.stored_up_to(windows.stream, windows.partition)):
@@ -90,8 +94,9 @@ def catch_up(
                 on_window(0 if close is None else close.events)
                 if should_stop():
                     return stored
-        except TamperError as error:
-            broken = broken or error
+        except BROKEN as error:
+            if broken is None or (isinstance(error, TamperError) and not isinstance(broken, TamperError)):
+                broken = error
     if broken is not None and not stored:
         raise broken
     return stored

@@ -38,7 +38,7 @@ def query_copy_sinks(directory: Path, settings: Settings, *, say: Callable[[str]
 
     Raises NoEngineError if the settings insist on a query copy that is not installed.
     """
-    from rlhf_audit_sinks.clickhouse.engine import NoEngineError, is_installed
+    from rlhf_audit_sinks.clickhouse.engine import FOLDER, NoEngineError, is_installed
 
     if settings.clickhouse == "off":
         yield []
@@ -49,7 +49,12 @@ def query_copy_sinks(directory: Path, settings: Settings, *, say: Callable[[str]
         say(LATER)
         yield []
         return
-    feed = QueryCopyFeed(directory, settings.vault_dir, port=settings.query_port)
+    try:
+        feed = QueryCopyFeed(directory, settings.vault_dir, port=settings.query_port)
+    except OSError as error:  # a full disk: what is sealed comes first
+        say(f"ClickHouse does not start and catches up later: {directory / FOLDER}: {error.strerror}")
+        yield []
+        return
     try:
         yield [feed]
     finally:
@@ -63,7 +68,7 @@ class QueryCopyFeed:
     def __init__(self, directory: Path, vault_dir: Path, *, port: int = 0) -> None:
         folder = directory / "clickhouse"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = folder / _LOG
+        self._log = log = folder / _LOG
         if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -105,5 +110,5 @@ class QueryCopyFeed:
             self._process.returncode = 0  # it ends by itself; nothing waits for it any more
             return False
         if status:
-            logger.warning("the query copy ended with status %d: %s says why", status, _LOG)
+            logger.warning("the query copy ended with status %d: %s says why", status, self._log)
         return status == 0

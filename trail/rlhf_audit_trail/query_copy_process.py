@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     try:
         _serve(args.directory, args.vault, args.port)
-    except AuditTrailError as error:
+    except (AuditTrailError, OSError) as error:
         logger.error("query copy ends: %s", error)
         return 3
     return 0

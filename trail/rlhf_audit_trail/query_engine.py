@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_audit_schemas.errors import AuditTrailError
-from rlhf_audit_trail.query_rules import QueryRefusedError, check_normal_form
+from rlhf_audit_trail.query_rules import QueryRefusedError, check_normal_form, check_parameters
 
 _CODE = re.compile(r"Code: (\d+)")
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNKNOWN_DATABASE, _TOO_MANY = 81, 202
 _REST, _MAX_REST_S = 5.0, 0.25
+# What can be called and is not the engine's own ordinary functions.
+_KNOWN = (
+    "SELECT lower(name) FROM system.table_functions "
+    "UNION ALL SELECT lower(name) FROM system.functions WHERE origin != 'System'"
+)
 
 
 class QueryError(AuditTrailError):
@@ -73,6 +78,7 @@ class ReadConnection:
         self._default = database
         self._database = ""
         self._connection.query("SET session_timezone = 'UTC'")
+        self._known = frozenset(self._query(_KNOWN, "TSVRaw", {}).decode("utf-8", "replace").split())
         for name, value in limits.settings().items():
             self._connection.query(f"SET {name} = {value}")
 
@@ -91,8 +97,10 @@ class ReadConnection:
             "SELECT formatQuerySingleLine(unhex({q:String})) FORMAT RawBLOB", "RawBLOB", {"q": query.encode().hex()}
         )
         text = normal.decode("utf-8", "replace")
-        check_normal_form(text)
-        self._use(database or self._default)
+        check_normal_form(text, known=self._known)
+        check_parameters(text, (parameters or {}).values())
+        # ``default`` is what clients name without meaning it; in this engine its tables would be files.
+        self._use(self._default if database in (None, "", "default") else database)
         found = _FORMAT.search(text)
         body = self._query(query, default_format, parameters or {})
         return Answer(body, found[1] if found else default_format)

@@ -22,7 +22,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -32,12 +32,13 @@ from rlhf_audit_producers.spool import RecordingError, Spool, exit_reason
 from rlhf_audit_producers.spool_claims import Claims, rows_digest
 from rlhf_audit_producers.spool_queue import Submission
 from rlhf_audit_producers.spool_writer import SpoolSettings
-from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
 from rlhf_audit_schemas.kinds import KINDS, Kind
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_stores.filesystem import advice, network_file_system
 from rlhf_audit_trail import __version__, runtime_start
+from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
 from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
@@ -96,7 +97,9 @@ class AuditTrail:
         self._runtime_started_at = float("-inf")
         self._runtime_pause_s = _FIRST_PAUSE_S
         self._is_warned = False
+        self._failed_kinds: set[str] = set()
         self._leaves_run_id = False
+        self._unrecorded = 0
         self._pid = os.getpid()
         settings = load_settings(self.directory)
         make_folders_durably(self._disk, self.directory / "spool")
@@ -159,11 +162,15 @@ class AuditTrail:
         Values must not change afterwards: packed columns are handed over as ``bytes``.
         """
         known = _kind(kind)
-        record = completed(known, fields, ts_us=_now_us(), run_id=self.run_id, rank=self.rank)
-        encode = known.codec.encode
-        self._submit(
-            Submission(known, 1, lambda: [encode(record | {"salt": os.urandom(16)})], bytes_held=held_bytes(record))
-        )
+
+        def submit() -> None:
+            record = completed(known, fields, ts_us=_now_us(), run_id=self.run_id, rank=self.rank)
+            encode = known.codec.encode
+            self._submit(
+                Submission(known, 1, lambda: [encode(record | {"salt": os.urandom(16)})], bytes_held=held_bytes(record))
+            )
+
+        self._guarded(known, 1, submit)
 
     def log_annotations(
         self,
@@ -189,23 +196,28 @@ class AuditTrail:
         Texts are recorded as SHA-256, and as text only if the trail stores text; where a digest is at hand, give its
         32 bytes instead. Which rank records: see the module. Raises ConfigError if columns do not fit each other.
         """
-        rows = annotation_rows(
-            prompts=prompts,
-            responses=responses,
-            rewards=rewards,
-            chosen=chosen,
-            rejected=rejected,
-            rankings=rankings,
-            axes=axes,
-            labels=labels,
-            annotators=annotators,
-            ids=ids,
-            items=items,
-            groups=groups,
-            judged_at_us=judged_at_us,
-            labeler=labeler,
-        )
-        self._submit_rows(KINDS["annotation"], rows, all_ranks)
+        kind = KINDS["annotation"]
+
+        def submit() -> None:
+            rows = annotation_rows(
+                prompts=prompts,
+                responses=responses,
+                rewards=rewards,
+                chosen=chosen,
+                rejected=rejected,
+                rankings=rankings,
+                axes=axes,
+                labels=labels,
+                annotators=annotators,
+                ids=ids,
+                items=items,
+                groups=groups,
+                judged_at_us=judged_at_us,
+                labeler=labeler,
+            )
+            self._submit_rows(kind, rows, all_ranks)
+
+        self._guarded(kind, _first_length(rewards, chosen, labels, rankings, responses), submit)
 
     def log_rollouts(
         self,
@@ -218,8 +230,28 @@ class AuditTrail:
         all_ranks: bool | None = None,
     ) -> None:
         """Record what reward functions said of completions: one event per completion, one reward per function."""
-        rows = rollout_rows(prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids)
-        self._submit_rows(_kind("rollout"), rows, all_ranks)
+        kind = KINDS["rollout"]
+
+        def submit() -> None:
+            rows = rollout_rows(prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids)
+            self._submit_rows(kind, rows, all_ranks)
+
+        self._guarded(kind, _first_length(completions, prompts), submit)
+
+    def _guarded(self, kind: Kind, count: int, submit: Callable[[], None]) -> None:
+        """A defect of ours, or of an object we were given, stops no training: the events are declared as lost."""
+        try:
+            submit()
+        except AuditTrailError:  # columns that do not fit each other; a strict trail
+            raise
+        except Exception as error:
+            if self.strict:
+                raise
+            if kind.name not in self._failed_kinds:
+                self._failed_kinds.add(kind.name)
+                logger.error("%s events could not be recorded: %s", kind.name, type(error).__name__)
+            if self._spool is not None:
+                self._spool.put(Submission(kind, count, _never))
 
     def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
         if rows.count == 0 or (all_ranks and self.rank != 0):
@@ -243,6 +275,7 @@ class AuditTrail:
     def _submit(self, item: Submission) -> None:
         spool = self._spool
         if spool is None:
+            self._unrecorded += item.count
             return
         is_kept = spool.put(item)
         if self.strict and not (is_kept and spool.error is None and not spool.counts.lost):
@@ -260,12 +293,15 @@ class AuditTrail:
     def close(self, reason: EndReason | None = None) -> None:
         """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway."""
         spool = self._spool
+        is_first = self in _OPEN
         _OPEN.discard(self)
         if spool is not None:
             spool.close(exit_reason() if reason is None else reason)
             brokers = self._how["brokers"]
             if self._how["runtime"] and self._pid == os.getpid():
                 self._quietly(lambda: runtime_start.ensure_runtime(self.directory, brokers=brokers))
+        if is_first:
+            self._tell_losses()
         if self._leaves_run_id and os.environ.get(RUN_ID_VARIABLE) == self.run_id:
             del os.environ[RUN_ID_VARIABLE]
         self._leaves_run_id = False
@@ -313,6 +349,15 @@ class AuditTrail:
             raise RecordingError(f"the trail cannot be opened: {error}") from error
         logger.error("nothing will be recorded: %s", error)
 
+    def _tell_losses(self) -> None:
+        """A run that ends well must not look as if everything of it was recorded."""
+        lost = self._unrecorded if self._spool is None else self._spool.unrecorded
+        if not lost:
+            return
+        is_declared = self._spool is not None and self._spool.is_declared
+        how = "the ledger declares them" if is_declared else "the ledger does not tell how many"
+        logger.error("%s of %s %s lost: %s", counted(lost, "event"), self.producer, "was" if lost == 1 else "were", how)
+
     def _quietly(self, action: Callable[[], object]) -> None:
         try:
             action()
@@ -342,6 +387,15 @@ def _kind(name: str) -> Kind:
     if kind is None:
         raise ConfigError(f"unknown kind of event {name!r}; known: {', '.join(sorted(KINDS))}")
     return kind
+
+
+def _never() -> list[bytes]:
+    raise FormatError("it could not even be queued")
+
+
+def _first_length(*columns: object) -> int:
+    """Rows of a call as far as its first column tells, before anything has looked at it."""
+    return next((len(column) for column in columns if isinstance(column, Sized)), 1)
 
 
 def _now_us() -> int:

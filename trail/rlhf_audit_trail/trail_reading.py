@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,14 +17,12 @@ from rlhf_audit_trail.query_ask import asker_of, live_asker
 from rlhf_audit_trail.query_copy import partition_counts
 from rlhf_audit_trail.trail_state import PartitionState, TrailState, _partition, read_state, window_headers
 
-logger = logging.getLogger(__name__)
-
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
 def state_of(directory: Path, vault_dir: Path) -> TrailState:
     """State of a trail: asks the query copy if there is one, and does without if not."""
-    from rlhf_audit_sinks.clickhouse.engine import is_installed
+    from rlhf_audit_sinks.clickhouse.engine import NoEngineError, is_installed
 
     partition_counts(directory)  # says so at once if there is no ledger
     live = live_asker(directory)
@@ -36,13 +33,13 @@ def state_of(directory: Path, vault_dir: Path) -> TrailState:
             pass
         finally:
             live.close()
-    if is_installed():
-        try:
-            with asker_of(directory, vault_dir) as asker:
-                return read_state(directory, asker)
-        except AuditTrailError as error:
-            logger.info("the query copy was not asked: %s", error)  # less is known then, and that is said
-    return read_state(directory, None)
+    if not is_installed():
+        return read_state(directory, None, not_asked=str(NoEngineError()))
+    try:
+        with asker_of(directory, vault_dir) as asker:
+            return read_state(directory, asker)
+    except (AuditTrailError, OSError) as error:  # less is known then, and that is said
+        return read_state(directory, None, not_asked=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +54,7 @@ class WindowLine:
     odd: dict[str, int]
 
     def __str__(self) -> str:
-        at = datetime.fromtimestamp(self.closed_us / 1e6, UTC).strftime("%H:%M:%S")
+        at = datetime.fromtimestamp(self.closed_us / 1e6, UTC).strftime("%H:%M:%S UTC")
         kinds = ", ".join(f"{count:,} {name}" for name, count in self.kinds.items()) or "no events"
         odd = "".join(f"  {count:,} {name.upper()}" for name, count in self.odd.items())
         return f"{at}  {f'{self.stream}/{self.partition}':<14} window {self.window:<6} {kinds}{odd}"

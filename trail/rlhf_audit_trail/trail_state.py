@@ -117,14 +117,15 @@ class TrailState:
     lost: dict[str, int]
     findings: int | None
     at_us: int
+    not_asked: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
         return asdict(self)
 
 
-def read_state(directory: Path, asker: Asker | None) -> TrailState:
-    """State of the trail. Raises CouldNotCheckError if there is no ledger."""
+def read_state(directory: Path, asker: Asker | None, *, not_asked: str | None = None) -> TrailState:
+    """State of the trail; ``not_asked`` says why there is no asker. Raises CouldNotCheckError if there is no ledger."""
     from rlhf_audit_trail.query_copy import partition_counts
 
     counts = partition_counts(directory)
@@ -163,6 +164,7 @@ def read_state(directory: Path, asker: Asker | None) -> TrailState:
         lost=lost,
         findings=findings,
         at_us=time.time_ns() // 1000,
+        not_asked=not_asked,
     )
 
 

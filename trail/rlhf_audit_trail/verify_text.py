@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rlhf_audit_auditor.report import LEVEL_MEANS, Report
+from rlhf_audit_trail.counting import counted
 
 if TYPE_CHECKING:
     from rlhf_audit_auditor.findings import Finding
@@ -29,7 +30,7 @@ def show(report: Report, out: TextIO) -> None:
 
     console = Console(file=out, highlight=False, soft_wrap=True)
     for label, text, style in lines(report):
-        line = Text(f"{label:<{_WIDTH}}", style="bold" if label else "")
+        line = Text(f"{label:<{_WIDTH - 1}} ", style="bold" if label else "")
         line.append(text, style=style)
         console.print(line)
 
@@ -53,7 +54,7 @@ def _verdict(report: Report) -> tuple[str, str, str]:
     found = len(report.findings) + sum(report.more.values())
     text = {
         "verified": "every byte was re-hashed or built again, and agrees",
-        "contradicted": f"{found} findings" if found != 1 else "1 finding",
+        "contradicted": counted(found, "finding"),
         "requirement not met": "nothing contradicts, but a requirement is not met",
         "could not check": "neither fine nor tampered",
     }[report.status]
@@ -73,14 +74,14 @@ def _ledger(report: Report) -> Iterator[tuple[str, str, str]]:
     used = sum(1 for one in report.partitions if one.is_used)
     yield (
         "read",
-        f"{report.objects:,} objects, {_bytes(report.object_bytes)}, {report.windows:,} windows in {used} partitions "
+        f"{counted(report.objects, 'object')}, {_bytes(report.object_bytes)}, {counted(report.windows, 'window')} in "
+        f"{counted(used, 'partition')} "
         f"({len(report.partitions) - used} never used), {report.seconds:.1f} s",
         "",
     )
     for stream, kinds in report.events_by_stream().items():
         if kinds:
-            counted = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
-            yield stream, counted, ""
+            yield stream, ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items())), ""
 
 
 def _payloads(report: Report) -> Iterator[tuple[str, str, str]]:
@@ -93,7 +94,7 @@ def _payloads(report: Report) -> Iterator[tuple[str, str, str]]:
             f"{payloads.unreadable:,} not readable"
         )
     else:
-        text = f"{payloads.messages:,} messages not readable: no vault key, or left out on purpose"
+        text = f"{counted(payloads.messages, 'message')} not readable: no vault key, or left out on purpose"
     yield "payloads", text, ""
 
 
@@ -103,7 +104,7 @@ def _completeness(report: Report) -> Iterator[tuple[str, str, str]]:
         return
     style = {"yes": "green", "no": "red", "unknown": "yellow"}[found.verdict]
     lanes = sum(len(one.lanes) for one in report.partitions)
-    text = f"{found.verdict}" + (f": {lanes} lanes, each with its end" if found.verdict == "yes" else "")
+    text = f"{found.verdict}" + (f": {counted(lanes, 'lane')}, each with its end" if found.verdict == "yes" else "")
     yield "complete", text, style
     for reason in found.reasons:
         yield "", reason, ""

@@ -2,14 +2,17 @@
 
 Facts that cannot be had are null; none of them may stop a training. Keys,
 tokens and folders of the user's machine never get into the record: argument
-names that suggest one are left out, and a path is told by its last part.
+names that suggest one are left out, a value that looks like a path or an address
+is replaced, and the path of a model is told by its last part.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,6 +24,7 @@ from rlhf_audit_ledger.domain import domain
 from rlhf_audit_producers.hooks.gradient_stats import local_part
 
 MAX_DIGESTED_BYTES = 2 << 30  # about a second of SHA-256, once, before the first step
+MAX_PATH = 4096
 _PARAMETERS = domain("model-parameters")
 _PACKAGES = (
     "torch", "transformers", "trl", "accelerate", "datasets", "peft", "opacus", "deepspeed", "numpy", "tokenizers",
@@ -29,6 +33,16 @@ _PACKAGES = (
 _SECRET = ("token", "key", "secret", "password", "credential")
 _FOLDERS = ("output_dir", "logging_dir", "run_name", "_path", "_dir", "file", "url", "endpoint")
 _GIT_SECONDS = 2
+HIDDEN_PATH = "<path>"  # what stands for a value that is one: that it was given can matter
+_PATH = re.compile(
+    r"""
+    (?:^|[\s=:,;'"(\[]) (?: ~?/+[^\s/] | \.{1,2}[/\\] | [A-Za-z]:[/\\] | \\\\ )  # a root, here, a drive, a share
+    | [\w.+-]+://  # an address, a file: URL
+    | ^[^\s/\\]+(?:[/\\][^\s/\\]+){2,}[/\\]?$ | ^[^\s]+[/\\]$  # a/b/c, but not the model org/name
+    | ^[^\s{]+\.(?:json|jsonl|ya?ml|toml|ini|cfg|csv|tsv|txt|pt|pth|bin|ckpt|safetensors|py|parquet|arrow)$
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 def environment_facts() -> dict[str, Any]:
@@ -102,16 +116,35 @@ def parameters_digest(model: Any, limit_bytes: int = MAX_DIGESTED_BYTES) -> byte
 
 
 def argument_facts(arguments: Mapping[str, Any]) -> str:
-    """A trainer's arguments as canonical JSON, without what may name a secret, a person or a folder."""
+    """A trainer's arguments as canonical JSON, without what may name a secret, a person or a folder.
+
+    Names and values are judged: a path under a harmless name becomes ``HIDDEN_PATH``.
+    """
     return json.dumps(
         _public(arguments), sort_keys=True, separators=(",", ":"), default=lambda value: type(value).__name__
     )
 
 
 def _public(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return HIDDEN_PATH
+    if isinstance(value, str):
+        return HIDDEN_PATH if _is_path(value) else value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_public(one) for one in value]
     if not isinstance(value, Mapping):
         return value
     return {str(name): _public(one) for name, one in value.items() if one is not None and not _is_private(str(name))}
+
+
+def _is_path(value: str) -> bool:
+    """Whether a text looks like a path or an address, or is the name of a thing with a folder in it that is here."""
+    if _PATH.search(value):
+        return True
+    try:
+        return ("/" in value or os.sep in value) and len(value) < MAX_PATH and Path(value).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _is_private(name: str) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_schemas.errors import ConfigError, TransportError
+from rlhf_audit_schemas.errors import AuditTrailError, CouldNotCheckError, TransportError
 from rlhf_audit_stores.durable import is_locked
 
 if TYPE_CHECKING:
@@ -33,13 +34,24 @@ if TYPE_CHECKING:
 FOLDER = "clickhouse"
 _LOCK_POLL_S = 0.05
 _CONNECT_S, _ANSWER_S = 5, 25  # a window is inserted in well under a second, and a stuck sink counts as dead
+_CODE = re.compile(r"Code: (\d+)")
+_NO_ROOM = ("Code: 243", "NOT_ENOUGH_SPACE", "No space left on device", "errno: 28", "Disk quota exceeded")
+_OPEN_ELSEWHERE = ("Cannot lock file", "already running", "already initialized")
 
 
 class EngineBusyError(TransportError):
     """Another process has this engine open; ask it instead, or wait."""
 
 
-class NoEngineError(ConfigError):
+class NoRoomError(TransportError):
+    """The disk has no room for the query copy; sealing goes on without it, and the copy catches up later."""
+
+
+class CopyDamagedError(CouldNotCheckError):
+    """The engine's files do not load; the evidence has everything that they held."""
+
+
+class NoEngineError(CouldNotCheckError):
     """The packages of the query copy are not installed."""
 
     def __init__(self) -> None:
@@ -68,7 +80,7 @@ class EmbeddedEngine:
         tempfile.tempdir = str(self.folder / "tmp")
 
     def client(self) -> Client:
-        """A client for one thread."""
+        """A client for one thread. Raises EngineBusyError, ClickHouseError on a full disk, else CopyDamagedError."""
         from clickhouse_connect import common, get_client
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -76,12 +88,30 @@ class EmbeddedEngine:
         try:
             return get_client(interface="chdb", path=str(self.data))
         except ClickHouseError as error:
-            raise EngineBusyError(f"{self.data}: the engine does not open") from error
+            raise self._why_not(str(error)) from None  # the engine's words can be pages long
+
+    def _why_not(self, said: str) -> AuditTrailError:
+        """Nobody else holds our lock: that others have the folder open is rare, and what else fails does not pass."""
+        found = _CODE.search(said)
+        code = f"code {found[1]}" if found else "no code"
+        if is_no_room(said):
+            return NoRoomError(f"{self.data}: the engine does not open, the disk is full ({code})")
+        if any(word in said for word in _OPEN_ELSEWHERE):
+            return EngineBusyError(f"{self.data}: the engine is open elsewhere ({code})")
+        return CopyDamagedError(
+            f"{self.data}: the query copy does not load and is damaged ({code}): "
+            f"`rlhf-audit restore {self.folder.parent}` makes it anew from the evidence"
+        )
 
     def close(self) -> None:
         """Give the engine to other processes; clients are closed before."""
         sweep(self.folder / "tmp")
         os.close(self._fd)
+
+
+def is_no_room(said: str) -> bool:
+    """Whether the engine's words say that the disk is full."""
+    return any(word in said for word in _NO_ROOM)
 
 
 def server_client(host: str, port: int, *, user: str, password: str, is_secure: bool) -> Client:

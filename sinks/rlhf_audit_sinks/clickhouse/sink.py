@@ -23,6 +23,7 @@ from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_schemas.errors import TransportError
 from rlhf_audit_sinks.clickhouse.arrow import encode
 from rlhf_audit_sinks.clickhouse.blocks import Block, WindowBlocks, blocks_of
+from rlhf_audit_sinks.clickhouse.engine import is_no_room
 from rlhf_audit_sinks.clickhouse.migrations import migrate
 
 if TYPE_CHECKING:
@@ -41,10 +42,18 @@ class ClickHouseSink:
     """Stores windows of any number of partitions, in order within each. Used by one thread."""
 
     def __init__(self, client: Client) -> None:
-        """Applies missing migrations. Raises ConfigError if the tables are not as exactness needs them."""
+        """Applies missing migrations. Raises ConfigError if the tables are not as exactness needs them.
+
+        Raises ClickHouseError if ClickHouse does not answer or has no room.
+        """
+        from clickhouse_connect.driver.exceptions import ClickHouseError as ClientError
+
         self._client = client
-        migrate(client)
-        rows = client.query("SELECT stream, partition, max(window) FROM audit.windows GROUP BY ALL").result_rows
+        try:
+            migrate(client)
+            rows = client.query("SELECT stream, partition, max(window) FROM audit.windows GROUP BY ALL").result_rows
+        except ClientError as error:
+            raise ClickHouseError(f"the tables cannot be made or read, {_code(error)}") from None
         self._next: dict[tuple[str, int], int] = {(stream, part): window + 1 for stream, part, window in rows}
         self.rows_stored = 0
 
@@ -143,4 +152,5 @@ def token(found: WindowBlocks, block: Block) -> str:
 
 def _code(error: Exception) -> str:
     code = getattr(error, "code", None)
-    return type(error).__name__ if code is None else f"code {code}"
+    said = type(error).__name__ if code is None else f"code {code}"
+    return f"the disk is full ({said})" if is_no_room(str(error)) else said

@@ -10,7 +10,7 @@ import pytest
 
 from builders import PRODUCER, ROOT, START_US, STRANGER, Lane
 from evidence_world import Partition, World
-from rlhf_audit_auditor.completeness import Completeness
+from rlhf_audit_auditor.completeness import _MISSING, _UNSURE, Completeness, _said
 from rlhf_audit_auditor.report import Report
 from rlhf_audit_ledger.batch import encode_batch
 from rlhf_audit_schemas.kinds import KINDS
@@ -282,3 +282,20 @@ def test_holes_and_junk_of_every_sort_do_not_stop_the_check(world: World) -> Non
     report = world.verify()
     assert report.exit_code == 0
     assert report.payloads.rehashed == report.payloads.messages == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "one", "two"),
+    [
+        ("{} batch[es] sent", "1 batch sent", "2 batches sent"),
+        ("{} key[s]", "1 key", "2 keys"),
+    ],
+)
+def test_one_of_a_thing_is_told_in_the_singular(text: str, one: str, two: str) -> None:
+    assert (_said(text, 1), _said(text, 2)) == (one, two)
+
+
+def test_every_reason_is_a_sentence_for_one_and_for_many() -> None:
+    for text in (*_MISSING.values(), *_UNSURE.values()):
+        assert "[" not in _said(text, 1) + _said(text, 2)
+        assert _said(text, 1).removeprefix("1") != _said(text, 2).removeprefix("2")

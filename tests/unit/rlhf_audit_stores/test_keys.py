@@ -153,3 +153,16 @@ def test_public_keys_are_for_everybody_base_line_first_and_written_only_when_the
     write_public_keys(folder, ["base", "one", "two"], disk)
     assert (folder / "log.vkey").read_bytes() == b"base\none\ntwo\n"
     assert "rename" in disk.names
+
+
+def test_a_public_key_given_as_a_vault_key_is_called_the_wrong_file_and_not_to_be_hidden(tmp_path: Path) -> None:
+    path = tmp_path / "log.vkey"
+    write_public_keys(tmp_path, ["rlhf-audit.local/0/global+0a1b2c3d+AUb1"])
+    with pytest.raises(ConfigError, match="holds a public key") as caught:
+        load_secret(path)
+    assert "chmod" not in str(caught.value)
+    path.write_text("something else\n")
+    with pytest.raises(ConfigError, match="is the wrong file") as caught:
+        load_secret(path)
+    assert "chmod" not in str(caught.value)
+    assert "something" not in str(caught.value)

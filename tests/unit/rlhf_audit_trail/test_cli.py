@@ -14,6 +14,7 @@ import pytest
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, TamperError, TransportError
 from rlhf_audit_trail import cli, commands
 from rlhf_audit_trail.commands import config
+from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.settings import KEYS
 
 
@@ -142,3 +143,20 @@ def test_a_reader_that_leaves_early_gets_no_traceback_and_no_pass(tmp_path: Path
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (3, b"")
+
+
+@pytest.mark.parametrize("command", ["verify", "status", "local"])
+def test_an_unknown_flag_is_answered_with_the_usage_of_its_command(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, str(tmp_path), "--foo"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"usage: rlhf-audit {command} ")
+    assert "unrecognized arguments: --foo" in said
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 windows"), (1, "1 window"), (2000, "2,000 windows")])
+def test_one_thing_has_no_s(count: int, text: str) -> None:
+    assert counted(count, "window") == text

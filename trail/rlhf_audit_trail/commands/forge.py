@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from rlhf_audit_stores.keys import load_keys
 
     trail: Path = args.directory
+    if not (trail / "objects").is_dir():
+        raise ConfigError(f"no trail at {trail}: it has no folder objects/")
     keys = load_keys(trail / "keys")
     if args.out is not None and args.out.resolve().is_relative_to(trail.resolve()):
         raise ConfigError(f"--out {args.out} lies in the trail itself: forgeries are done to copies elsewhere")

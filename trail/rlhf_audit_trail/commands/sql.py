@@ -24,7 +24,7 @@ databases: audit_restricted (one table per kind of event, and findings; used whe
   audit (windows, messages: the public record)
 every event table has stream, partition, window, leaf_index, leaf_hash, producer, epoch, seq and the event's body
 """
-_BAD_QUERY = frozenset({36, 42, 43, 46, 47, 48, 53, 60, 62, 70, 81, 164, 179, 206, 386, 395, 497})
+_BAD_QUERY = frozenset({36, 42, 43, 46, 47, 48, 53, 60, 62, 70, 73, 81, 164, 179, 206, 386, 395, 497})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         width = None if args.full or not sys.stdout.isatty() else 48
         for line in table_lines(found, width=width):
             print(line)
-        print(f"{len(found.rows):,} rows", file=sys.stderr)
+        print(f"{len(found.rows):,} row{'' if len(found.rows) == 1 else 's'}", file=sys.stderr)
     return 0
 
 

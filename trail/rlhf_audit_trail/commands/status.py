@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, settings_of
 
 if TYPE_CHECKING:
@@ -57,27 +58,30 @@ def lines(state: TrailState) -> list[str]:
     entries = sum(each.entries for each in state.partitions)
     copied = [each.copied for each in state.partitions]
     found = [
-        f"ledger    {state.origin}",
-        f"sealing   {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}",
-        f"stored    {windows:,} windows, {entries:,} log entries; global log {state.size:,}",
-        f"waiting   {state.spool_bytes:,} bytes in the spool",
+        f"ledger      {state.origin}",
+        f"sealing     {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}",
+        f"stored      {counted(windows, 'window')}, {entries:,} log entries; global log {state.size:,}",
+        f"waiting     {counted(state.spool_bytes, 'byte')} in the spool",
     ]
-    if all(count is not None for count in copied):
+    if state.asked is not None and all(count is not None for count in copied):
         missing = windows - sum(count or 0 for count in copied)
-        found.append(f"ClickHouse  {'up to date' if missing <= 0 else f'{missing:,} windows behind'} ({state.asked})")
+        behind = "up to date" if missing <= 0 else f"{counted(missing, 'window')} behind"
+        found.append(f"ClickHouse  {behind} ({state.asked})")
     else:
         found.append("ClickHouse  not asked: losses and steps are not known")
-    found.append(f"verified  {state.verified}")
+        if state.not_asked is not None:
+            found.append(f"            {clean(state.not_asked)}")
+    found.append(f"verified    {state.verified}")
     lost = ", ".join(f"{count:,} {clean(reason)}" for reason, count in state.lost.items())
     if state.asked is not None:
-        found.append(f"lost      {lost or '0 events declared'}")
+        found.append(f"lost        {lost or '0 events declared'}")
         if state.findings:
-            found.append(f"findings  {state.findings:,} events do not decode exactly (table findings)")
+            found.append(f"findings    {state.findings:,} events do not decode exactly (table findings)")
     found.append("")
     for each in state.partitions:
         name = f"{each.stream}/{each.partition}"
         found.append(
-            f"  {name:<14} {each.windows:>8,} windows {each.entries:>12,} entries  last {ago(each.closed_us, state)}"
+            f"  {name:<14} windows {each.windows:>8,}  entries {each.entries:>12,}  last {ago(each.closed_us, state)}"
         )
     found.append("")
     width = max((len(clean(each.producer)) for each in state.producers), default=0)
