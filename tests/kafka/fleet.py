@@ -34,7 +34,7 @@ class Member:
 class Fleet:
     """A context manager: whatever still runs at the end is killed."""
 
-    def __init__(self, logs: Path, environment: Mapping[str, str] = {}) -> None:  # noqa: B006 - read only
+    def __init__(self, logs: Path, environment: Mapping[str, str] = {}) -> None:
         self._logs = logs
         self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
         self._members: dict[str, Member] = {}
