@@ -117,6 +117,10 @@ class TrailState:
     lost: dict[str, int]
     findings: int | None
     at_us: int
+    brokers: str | None = None
+    """Where the records are shipped to; None if they are sealed here."""
+    workers: dict[str, int] = field(default_factory=dict)
+    """With brokers: how many of which workers run on this directory."""
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""

@@ -34,11 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_schemas.errors import ConfigError
     from rlhf_audit_trail.local import LocalTrail
     from rlhf_audit_trail.query_copy_feed import query_copy_sinks
     from rlhf_audit_trail.runtime import run_runtime
 
     settings = settings_of(args, args.directory)
+    if settings.kafka is not None:
+        raise ConfigError(
+            f"{args.directory}: what is recorded here goes to Kafka (brokers: {settings.origins['brokers']}), and "
+            "sealing it here as well would be a second ledger: run `rlhf-audit ship`, `seal`, `sink objects` and "
+            "`sequence`; a ledger begun on this machine goes on there by `rlhf-audit topics apply --continue`"
+        )
     signals: list[int] = []
 
     def note(number: int, frame: Any) -> None:
