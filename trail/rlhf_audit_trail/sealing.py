@@ -162,7 +162,6 @@ def child_command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "rlhf_audit_trail", *words]
 
 
-def parent_is_gone() -> Callable[[], bool]:
-    """Whether the process that started this one has ended since."""
-    parent = os.getppid()
+def parent_is_gone(parent: int) -> Callable[[], bool]:
+    """Whether the process ``parent``, which started this one, has ended, be it before this one could look."""
     return lambda: os.getppid() != parent
