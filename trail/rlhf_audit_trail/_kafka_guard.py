@@ -3,7 +3,8 @@
 Started as ``python -I _kafka_guard.py FD PIDFILE PROGRAM ARGUMENT...``, where FD
 is the reading end of a pipe whose other end only the asking process holds. Its
 end of file means that process is dead, however it died. A death signal alone
-would not do: the kernel sends it when the *thread* that forked ends.
+would not do: the kernel sends it when the *thread* that forked ends. SIGTERM is
+passed on.
 
 Standard library only, and nothing of this project: it must start at once.
 """
@@ -32,6 +33,7 @@ def die_with_parent() -> None:
 def guard(fd: int, pid_file: Path, command: list[str]) -> int:
     """Run ``command`` until it ends or the pipe closes; its exit status, or 128 + signal."""
     child = subprocess.Popen(command, preexec_fn=die_with_parent, close_fds=True)  # noqa: S603
+    signal.signal(signal.SIGTERM, lambda number, frame: child.terminate())
     pid_file.write_text(str(child.pid), encoding="ascii")
     while child.poll() is None:
         readable, _, _ = select.select([fd], [], [], _POLL_S)

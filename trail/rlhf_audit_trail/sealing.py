@@ -162,7 +162,7 @@ def child_command(words: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "rlhf_audit_trail", *words]
 
 
-def parent_is_gone() -> Callable[[], bool]:
-    """Whether the process that started this one has ended since."""
-    parent = os.getppid()
+def parent_is_gone(parent: int | None = None) -> Callable[[], bool]:
+    """Whether the process that started this one has ended; one that names itself is missed even if it ended before."""
+    parent = os.getppid() if parent is None else parent
     return lambda: os.getppid() != parent

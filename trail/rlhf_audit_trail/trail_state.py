@@ -118,6 +118,10 @@ class TrailState:
     findings: int | None
     at_us: int
     not_asked: str | None = None
+    brokers: str | None = None
+    """Where the records are shipped to; None if they are sealed here."""
+    workers: dict[str, int] = field(default_factory=dict)
+    """With brokers: how many of which workers run on this directory."""
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""

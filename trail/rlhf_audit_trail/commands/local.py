@@ -41,7 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_schemas.errors import ConfigError
+
     settings = settings_of(args, args.directory)
+    if settings.kafka is not None:
+        raise ConfigError(
+            f"{args.directory}: what is recorded here goes to Kafka (brokers: {settings.origins['brokers']}), and "
+            "sealing it here as well would be a second ledger: run `rlhf-audit ship`, `seal`, `sink objects` and "
+            "`sequence`; a ledger begun on this machine goes on there by `rlhf-audit topics apply --continue`"
+        )
     signals: list[int] = []
 
     def note(number: int, frame: Any) -> None:

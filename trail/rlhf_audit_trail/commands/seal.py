@@ -8,6 +8,7 @@ ledger).
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 from contextlib import ExitStack
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--instance", metavar="NAME", help="name in the consumer group, kept over restarts (default: the host's)")
     add("--stream", action="append", default=[], metavar="NAME", help="seal this stream only; may be repeated")
     add("--session-seconds", type=float, default=6.0, metavar="S", help="a silent worker is missed after (default 6)")
-    add("--tied", action="store_true", help=argparse.SUPPRESS)
+    add("--tied", type=int, metavar="PID", help=argparse.SUPPRESS)
     add_setting_flags(parser, *SETTINGS)
 
 
@@ -64,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
     from rlhf_audit_trail.sealing import parent_is_gone, seal_plan
 
     settings = settings_of(args, args.directory)
-    should_stop = parent_is_gone() if args.tied else lambda: False
+    should_stop = parent_is_gone(args.tied) if args.tied else lambda: False
     plan = seal_plan(args.directory, settings, instance=instance, streams=args.stream, should_stop=should_stop)
     session = args.session_seconds
     plan = replace(
         plan,
         data_dir=plan.data_dir / instance,
-        patience=Patience(session_s=session, heartbeat_s=session / 5, request_s=max(10.0, session)),
+        patience=Patience(session_s=session, heartbeat_s=session / 5, request_s=max(6.0, session)),
     )
     make_folders_durably(RealDisk(), plan.data_dir)
     with ExitStack() as stack:
@@ -103,7 +104,7 @@ def _several(args: argparse.Namespace, instance: str) -> int:
                     *(["-" + "v" * args.verbose] if args.verbose else []),
                     "seal",
                     str(args.directory),
-                    "--tied",
+                    *("--tied", str(os.getpid())),
                     *("--instance", f"{instance}-{number}"),
                     *("--session-seconds", str(args.session_seconds)),
                     *("--metrics-port", str(port)),

@@ -35,10 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_trail.trail_reading import state_of
+    from rlhf_audit_trail.workers_here import workers_here
 
     settings = settings_of(args, args.directory)
     while True:
         state = state_of(args.directory, settings.vault_dir)
+        if settings.kafka is not None:
+            state.brokers, state.workers = settings.brokers, workers_here(args.directory)
         if args.json:
             print(json.dumps(state.to_json(), indent=None if args.watch else 2), flush=True)
         else:
@@ -50,6 +53,16 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(max(args.watch, 0.2))
 
 
+def _at_work(state: TrailState) -> list[str]:
+    if state.brokers is None:
+        return [f"sealing     {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}"]
+    here = [f"{count} {name}" if count > 1 else name for name, count in state.workers.items() if count]
+    return [
+        f"brokers     {state.brokers}",
+        f"at work     {', '.join(here) or 'none'} (on this directory; workers elsewhere and `sink objects` are not seen)",
+    ]
+
+
 def lines(state: TrailState) -> list[str]:
     """The state for people."""
     from rlhf_audit_trail.trail_reading import ago, clean
@@ -59,7 +72,7 @@ def lines(state: TrailState) -> list[str]:
     copied = [each.copied for each in state.partitions]
     found = [
         f"ledger      {state.origin}",
-        f"sealing     {'a runtime is at work' if state.is_sealing else 'nobody at the moment'}",
+        *_at_work(state),
         f"stored      {counted(windows, 'window')}, {entries:,} log entries; global log {state.size:,}",
         f"waiting     {counted(state.spool_bytes, 'byte')} in the spool",
     ]

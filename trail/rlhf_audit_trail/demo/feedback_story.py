@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rlhf_audit_trail.demo.cluster_chapters import DemoCluster
     from rlhf_audit_trail.demo.inputs import Inputs
     from rlhf_audit_trail.demo.stage import Stage
 
 
-def tell(stage: Stage, inputs: Inputs) -> None:
-    """The whole story; stops where ingesting fails."""
+def tell(stage: Stage, inputs: Inputs, cluster: DemoCluster | None = None) -> None:
+    """The whole story, on Kafka if there is a ``cluster``; stops where ingesting fails."""
     from rlhf_audit_trail.demo.ledger_chapters import forge_and_verify_again, keep, show_windows, verify
 
     stage.chapter("Seal human feedback")
@@ -18,6 +19,8 @@ def tell(stage: Stage, inputs: Inputs) -> None:
     for each in inputs.files:
         if stage.run("ingest", each.path, "--out", stage.trail, *each.flags, *stage.flags) != 0:
             return
+    if cluster is not None:
+        cluster.drain(stage)
     stage.chapter("What was sealed: windows, their Merkle roots, the checkpoint over all of them")
     show_windows(stage)
     keep(stage)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_trail.runtime_start import python_path
+from rlhf_audit_trail.tied_process import TiedProcess
 
 RANKS = 2
 SCRIPT = Path(__file__).with_name("train.py")
 NEEDED = ("torch", "transformers", "trl", "datasets", "accelerate", "chdb", "clickhouse_connect")
 _LOOK_AGAIN_S = 0.2
 _TAIL_LINES = 15
+_STOP_S = 20.0
 
 
 class TrainingError(AuditTrailError):
@@ -62,22 +64,15 @@ class Training:
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
         self.log = log
-        with log.open("ab") as file:
-            self._process = subprocess.Popen(  # noqa: S603 - torchrun of the interpreter that runs us, our own script
-                [sys.executable, "-m", "torch.distributed.run", *words[1:]],
-                env=_environment(),
-                stdout=file,
-                stderr=file,
-                stdin=subprocess.DEVNULL,
-            )
+        self._process = TiedProcess([sys.executable, "-m", "torch.distributed.run", *words[1:]], log, _environment())
 
     def __enter__(self) -> Training:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()  # torchrun passes it on to its ranks
-        self._process.wait()
+        self._process.terminate()  # torchrun passes it on to its ranks
+        self._process.wait(_STOP_S)
+        self._process.end()
 
     def wait_until(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
         """Whether ``is_so`` came to be before the training ended or time ran out. Raises TrainingError if it failed."""

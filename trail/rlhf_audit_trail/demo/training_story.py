@@ -15,6 +15,7 @@ from rlhf_audit_schemas.errors import CouldNotCheckError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rlhf_audit_trail.demo.cluster_chapters import DemoCluster
     from rlhf_audit_trail.demo.inputs import Inputs
     from rlhf_audit_trail.demo.recorded import Compared, Cost
     from rlhf_audit_trail.demo.stage import Stage
@@ -48,8 +49,8 @@ QUESTIONS = (
 )
 
 
-def tell(stage: Stage, inputs: Inputs, steps: int | None) -> None:
-    """The whole story. Raises TrainingError if the training fails."""
+def tell(stage: Stage, inputs: Inputs, steps: int | None, cluster: DemoCluster | None = None) -> None:
+    """The whole story; on Kafka if there is a ``cluster``. Raises TrainingError if the training fails."""
     from rlhf_audit_trail.demo.inputs import write_training_rows
     from rlhf_audit_trail.demo.ledger_chapters import forge_and_verify_again, keep, show_windows, verify
     from rlhf_audit_trail.demo.training_process import (
@@ -80,8 +81,9 @@ def tell(stage: Stage, inputs: Inputs, steps: int | None) -> None:
     for line in added_lines():
         stage.say(f"    {line}")
     stage.say("")
-    stage.trail.mkdir()
-    (stage.trail / "config.toml").write_text(f"window_seconds = {WINDOW_SECONDS}\n", encoding="utf-8")
+    if cluster is None:
+        stage.trail.mkdir()
+        (stage.trail / "config.toml").write_text(f"window_seconds = {WINDOW_SECONDS}\n", encoding="utf-8")
     words = torchrun_words(model=model, pairs=rows, steps=steps, out=out)
     stage.show_command(words)
     stage.say(f"(goes on behind what follows; its words are in {log})\n")
@@ -93,7 +95,10 @@ def tell(stage: Stage, inputs: Inputs, steps: int | None) -> None:
     stage.say("\nThe training has ended. It began and ended with:" if lines else "\nThe training has ended.")
     for line in [lines[0], lines[-1]] if lines else []:
         stage.say(f"    {line}")
-    _drain(stage)
+    if cluster is None:
+        _drain(stage)
+    else:
+        cluster.drain(stage)
 
     stage.chapter("What was recorded, and what the training script counted itself")
     alike, cost = _show_records(stage, inputs.pairs.path, count)
@@ -123,10 +128,10 @@ def _meanwhile(stage: Stage, inputs: Inputs, training: Training) -> None:
     """Ingest while the training goes on, and ask once before it ends."""
     from rlhf_audit_trail.demo.training_process import TrainingError
     from rlhf_audit_trail.query_ask import live_asker
-    from rlhf_audit_trail.runtime_start import is_running
+    from rlhf_audit_trail.runtime import has_work
 
     with stage.busy("two ranks import torch and begin"):
-        begun = training.wait_until(lambda: is_running(stage.trail), _START_S)
+        begun = training.wait_until(lambda: has_work(stage.trail), _START_S)
     if not begun:
         raise TrainingError(f"the training did not begin to record: see {training.log}")
     for each in inputs.files:
