@@ -107,11 +107,6 @@ class WindowFollower:
         self._active_at = time.monotonic()
         self._placings = 0  # counts how often all positions were thrown away
 
-    @property
-    def group(self) -> str:
-        """Consumer group of all sinks of this kind."""
-        return self._group
-
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Follow until told to stop. Raises TamperError after its alarm is durable, and what cannot be tried again."""
         self._consumer = Consumer(self._config)
@@ -286,6 +281,10 @@ class WindowFollower:
         for key, feed in list(self._feeds.items()):
             while feed.waiting is not None or feed.backlog:
                 worked = True
+                if self._was_silent():
+                    self._place_all_again()
+                    return True
+                self._active_at = time.monotonic()  # at each record: a slow machine is not a stopped one
                 if feed.waiting is None:
                     self._take(key, feed, feed.backlog[0])
                 if feed.waiting is not None and not self._store_window(key, feed):

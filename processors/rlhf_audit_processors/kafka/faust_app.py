@@ -44,7 +44,7 @@ class Patience:
 
     session_s: float = 6.0
     heartbeat_s: float = 1.2
-    request_s: float = 10.0
+    request_s: float = 6.0  # a group's silent coordinator is left after this; below the session, joining could not wait
     rebalance_s: float = 10.0
     produce_s: float = 6.0
     commit_every_s: float = 1.0

@@ -31,6 +31,9 @@ SASL_MECHANISMS: Final = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN", "OAUTHBEARE
 
 # A silent broker must cost seconds, not librdkafka's minute. Socket above request: the request's own error comes first.
 REQUEST_TIMEOUT_MS: Final = 5_000
+# A client that is told of new leaders only by an error waits for the silent one's time-out first, and one time-out may
+# follow another. The default is five minutes.
+METADATA_AGE_MS: Final = 2_000
 _SAFE: Final[Mapping[str, Value]] = MappingProxyType(
     {
         "socket.timeout.ms": 6_000,
@@ -174,6 +177,7 @@ class KafkaSettings:
             "bootstrap_servers": list(self.broker_list),
             "security_protocol": self.security_protocol,
             "request_timeout_ms": REQUEST_TIMEOUT_MS + 1_000,
+            "metadata_max_age_ms": METADATA_AGE_MS,
             "connections_max_idle_ms": 540_000,
             "retry_backoff_ms": 100,
         }
