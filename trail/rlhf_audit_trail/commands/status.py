@@ -59,7 +59,7 @@ def _at_work(state: TrailState) -> list[str]:
     here = [f"{count} {name}" if count > 1 else name for name, count in state.workers.items() if count]
     return [
         f"brokers     {state.brokers}",
-        f"at work     {', '.join(here) or 'none'} (on this directory; `sink objects` and workers elsewhere do not show)",
+        f"at work     {', '.join(here) or 'none'} (here; `sink objects` and workers elsewhere do not show)",
     ]
 
 
