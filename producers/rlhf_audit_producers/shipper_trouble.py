@@ -49,8 +49,8 @@ _TLS = Blame("tls", "TLS failed: check kafka_ca_file, the certificates and kafka
 _TIMEOUT = Blame("timeout", "the brokers did not acknowledge in time, or lack in-sync replicas; sent again")
 _STALLED = Blame(
     "stalled",
-    "no acknowledgement for two minutes (too few in-sync replicas, or a broker that hangs): beginning anew with another "
-    "client",
+    "no acknowledgement for two minutes (too few in-sync replicas, or a broker that hangs): beginning anew with "
+    "another client",
 )
 _OTHER = Blame("other", "the brokers refused a delivery; sent again")
 _COLLATERAL = Blame("other", "another delivery failed", is_collateral=True)
