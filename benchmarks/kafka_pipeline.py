@@ -187,11 +187,11 @@ def pipeline(
     return found, settings, messages
 
 
-def plain(settings: KafkaSettings, messages: int, client: Any) -> float:
-    """Seconds of a loop that consumes the source topic, decodes and inserts, and does nothing else."""
+def plain(settings: KafkaSettings, messages: int, client: Any) -> tuple[float, float]:
+    """Seconds, and of this process's CPU, of a loop that consumes the source topic, decodes and inserts, and does nothing else."""
     consumer = Consumer(settings.consumer_config("plain"))
     topic = source_topic(settings.topic_prefix, STREAM)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
     known, columns = KINDS["annotation"], event_columns(KINDS["annotation"].number, 1)
     names = [column.name for column in columns]
@@ -208,7 +208,7 @@ def plain(settings: KafkaSettings, messages: int, client: Any) -> float:
             client.raw_insert(TABLE, column_names=names, insert_block=encode(block), fmt="ArrowStream")
             bodies = []
     consumer.close()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - used
 
 
 def main() -> int:
@@ -225,8 +225,9 @@ def main() -> int:
             with KafkaCluster(place / "kafka", brokers=brokers, stop_timeout_s=0) as cluster:
                 found, settings, messages = pipeline(cluster, place, args.events, args.sealers)
                 loop = partial(plain, settings, messages)
-                seconds = with_engine(place / "plain", loop, args.events // PARTITIONS * PARTITIONS)
+                seconds, cpu = with_engine(place / "plain", loop, args.events // PARTITIONS * PARTITIONS)
         found["plain_events_per_s"] = round(args.events / seconds)
+        found["plain_cpu_s"] = round(cpu, 1)
         found["ratio_to_plain"] = round(found["events_per_s"] / found["plain_events_per_s"], 3)
         results[f"{brokers} broker{'s' if brokers > 1 else ''}"] = found
     facts = {"machine": machine(), "load": os.getloadavg()[0], "events": args.events, "batch": BATCH}
