@@ -26,7 +26,7 @@ QUICK := $(wildcard tests/unit tests/vectors)
 TRAINS := $(wildcard tests/training tests/integration/test_demo.py)  # in a process of their own: torch is 0.5 GiB
 STREAMS := $(wildcard tests/kafka)  # in a process of their own too: brokers, registry and workers beside it
 
-.PHONY: help install demo check test bench interop lock clean
+.PHONY: help install demo check test chaos bench interop lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | while IFS='|' read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
@@ -70,6 +70,9 @@ test: check $(TRAINED)  ## check, then contract, crash, integration, Kafka, trai
 
 interop: $(STAMP)  ## programs nobody here wrote judge our logs and our forgeries (needs Go)
 	$(PYTEST) tests/interop
+
+chaos: $(STAMP)  ## ten times the chaos of the tests: 240 faults, five million events (needs Java, Maven; an hour)
+	CHAOS_SCALE=10 $(PYTEST) tests/kafka/test_chaos.py
 
 bench: $(STAMP)  ## run every benchmark, results with machine and commit in benchmarks/results
 	$(BIN)/python benchmarks/run.py
