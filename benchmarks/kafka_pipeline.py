@@ -188,7 +188,7 @@ def pipeline(
 
 
 def plain(settings: KafkaSettings, messages: int, client: Any) -> tuple[float, float]:
-    """Seconds, and those of CPU, of a loop that consumes the source topic, decodes and inserts, and does nothing else."""
+    """Seconds, and those of CPU, of a loop that consumes the source topic, decodes, inserts and does nothing else."""
     consumer = Consumer(settings.consumer_config("plain"))
     topic = source_topic(settings.topic_prefix, STREAM)
     started, used = time.perf_counter(), time.process_time()
