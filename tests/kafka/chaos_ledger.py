@@ -112,7 +112,9 @@ def read_objects(trail: Path, at_most: int) -> InObjects:
         if kind is annotation:
             for event in body.events:
                 rank, _, number = annotation.codec.decode(event)["item"].partition("-")
-                bits = found.items.setdefault(rank, bytearray(at_most))
+                bits = found.items.get(rank)
+                if bits is None:
+                    bits = found.items[rank] = bytearray(at_most)
                 found.twice += bits[int(number)] == _BIT
                 bits[int(number)] = _BIT
     return found
