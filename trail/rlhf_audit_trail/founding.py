@@ -28,7 +28,7 @@ from rlhf_audit_ledger.note import key_for_origin
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_schemas.kinds import shipped_schemas
 from rlhf_audit_stores.stored_state import RefusedToGoOnError
-from rlhf_audit_trail.settings import STREAMS
+from rlhf_audit_trail.setting_values import STREAMS
 
 
 @dataclass(frozen=True, slots=True)

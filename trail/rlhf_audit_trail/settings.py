@@ -17,9 +17,7 @@ to those clients as they are.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from rlhf_audit_stores.kafka.settings import (
     Value,
     read_pass_through,
 )
+from rlhf_audit_trail import setting_values
 
 if TYPE_CHECKING:
     import argparse
@@ -47,11 +46,6 @@ PREFIX: Final = "RLHF_AUDIT_"
 CONFIG_FILE: Final = "config.toml"
 DEFAULT_DIRECTORY: Final = Path("rlhf-audit")
 MAX_BATCH_EVENTS: Final = 4096  # format section 2: a batch holds at most this many events
-STREAMS: Final = ("annotations", "gradients", "lifecycle", "released")
-MAX_PARTITIONS: Final = 1024  # each is a log of its own with a key, a checkpoint and a sealer's state
-_PARTITIONS_WANTED: Final = (
-    f"expected stream=count,stream=count with streams {', '.join(STREAMS)} and counts from 1 to {MAX_PARTITIONS}"
-)
 MAX_WINDOW_SECONDS: Final = 86_400  # a longer window would leave a day's events without a signature
 
 # Read elsewhere, and no settings: the traceback switch, where the tests find real data, where `verify` remembers, which
@@ -62,9 +56,6 @@ _NOT_SETTINGS: Final = frozenset(
 
 _KAFKA_TABLE: Final = "kafka"
 _PASSED_TO: Final = ("librdkafka", "aiokafka", "schema_registry")
-
-_TOPIC_PREFIX = re.compile(r"[a-zA-Z0-9._-]*")  # what Kafka allows in a topic's name
-_LOG_NAME = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*(/[a-z0-9.-]+)*")  # a URL without scheme
 
 ProgressMode = Literal["auto", "on", "off"]
 
@@ -141,136 +132,95 @@ class SettingKey:
         return "--" + self.name.replace("_", "-")
 
 
-def _whole_number(low: int, high: int) -> Callable[[object], int]:
-    def parse(raw: object) -> int:
-        value = int(raw) if isinstance(raw, str) and re.fullmatch(r"[0-9]{1,18}", raw) else raw
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _log_name(raw: object) -> str:
-    if not isinstance(raw, str) or len(raw) > 200 or not _LOG_NAME.fullmatch(raw):
-        raise ValueError("expected a name like example.com/audit: a-z, 0-9, dot, dash and slash")
-    return raw
-
-
-def _switch(raw: object) -> str:
-    if raw not in ("auto", "on", "off"):
-        raise ValueError("expected auto, on or off")
-    return str(raw)
-
-
-def _path(raw: object) -> str:
-    if not isinstance(raw, str) or not raw or "\0" in raw:
-        raise ValueError("expected the path of a folder")
-    return raw
-
-
-def _text(raw: object) -> str:
-    if not isinstance(raw, str) or "\0" in raw:
-        raise ValueError("expected a text")
-    return raw
-
-
-def _url(raw: object) -> str:
-    if raw and not (isinstance(raw, str) and re.fullmatch(r"https?://[^\s@]+", raw)):
-        raise ValueError("expected http://host:port/path without a password; [kafka.schema_registry] takes one")
-    return str(raw or "")
-
-
-def _topic_prefix(raw: object) -> str:
-    if not isinstance(raw, str) or len(raw) > 100 or not _TOPIC_PREFIX.fullmatch(raw):
-        raise ValueError("expected letters, digits, dot, dash and underscore, at most 100")
-    return raw
-
-
-def _partitions(raw: object) -> str:
-    if not isinstance(raw, str):
-        raise ValueError(_PARTITIONS_WANTED)
-    _counts(raw)
-    return raw
-
-
-def _counts(text: str) -> dict[str, int]:
-    """``stream=count,stream=count``. Raises ValueError for anything else."""
-    counts: dict[str, int] = {}
-    for part in filter(None, text.split(",")):
-        stream, _, number = part.strip().partition("=")
-        is_count = re.fullmatch(r"[1-9][0-9]{0,3}", number) is not None and int(number) <= MAX_PARTITIONS
-        if stream not in STREAMS or stream in counts or not is_count:
-            raise ValueError(_PARTITIONS_WANTED)
-        counts[stream] = int(number)
-    return counts
-
-
-def _store_url(raw: object) -> str:
-    if raw != "" and not (isinstance(raw, str) and re.fullmatch(r"(s3|gs|az)://[^@?#\s]+", raw)):
-        raise ValueError(
-            "expected s3://bucket/prefix, gs:// or az://; what it takes to log in stands in the environment"
-        )
-    return str(raw)
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(raw: object) -> str:
-        if raw not in words:
-            raise ValueError(f"expected one of {', '.join(word or '(empty)' for word in words)}")
-        return str(raw)
-
-    return parse
-
-
-def _ip_address(raw: object) -> str:
-    try:
-        return str(ipaddress.IPv4Address(raw))
-    except ValueError:
-        raise ValueError("expected an IPv4 address, 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
-
-
 KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
     {
         key.name: key
         for key in (
-            SettingKey("log_name", "rlhf-audit.local", _log_name, "name of the log, a URL without scheme"),
             SettingKey(
-                "partitions", "", _partitions, "partitions of a new ledger's streams, such as annotations=8,gradients=8"
-            ),
-            SettingKey("window_seconds", 10, _whole_number(1, MAX_WINDOW_SECONDS), "length of a window"),
-            SettingKey("batch_events", 1024, _whole_number(1, MAX_BATCH_EVENTS), "events in one batch at most"),
-            SettingKey("vault_dir", "vault", _path, "folder of the encrypted payloads, relative to the trail"),
-            SettingKey("progress", "auto", _switch, "progress bar on stderr: auto, on or off"),
-            SettingKey("clickhouse", "auto", _switch, "feed ClickHouse meanwhile: auto (if installed), on or off"),
-            SettingKey(
-                "query_port", 0, _whole_number(0, 65535), "loopback port of ClickHouse HTTP; 0 takes a free one"
+                "log_name", "rlhf-audit.local", setting_values.log_name, "name of the log, a URL without scheme"
             ),
             SettingKey(
-                "objects_url", "", _store_url, "where workers keep objects/: s3://bucket/prefix; empty: the folder"
+                "partitions",
+                "",
+                setting_values.partitions,
+                "partitions of a new ledger's streams, such as annotations=8,gradients=8",
+            ),
+            SettingKey("window_seconds", 10, setting_values.whole_number(1, MAX_WINDOW_SECONDS), "length of a window"),
+            SettingKey(
+                "batch_events", 1024, setting_values.whole_number(1, MAX_BATCH_EVENTS), "events in one batch at most"
             ),
             SettingKey(
-                "vault_url", "", _store_url, "where workers keep vault/, a bucket of its own; empty: the folder"
+                "vault_dir",
+                "vault",
+                setting_values.folder_path,
+                "folder of the encrypted payloads, relative to the trail",
             ),
-            SettingKey("clickhouse_host", "", _text, "ClickHouse server that a sink fills; empty: the engine in here"),
-            SettingKey("clickhouse_port", 0, _whole_number(0, 65535), "its HTTP port; 0: 8123, or 8443 with TLS"),
-            SettingKey("clickhouse_user", "default", _text, "who a sink is to the server"),
-            SettingKey("clickhouse_password_file", "", _text, "file (0600) that holds the password"),
-            SettingKey("clickhouse_secure", "off", _one_of("on", "off"), "TLS to the server: on or off"),
-            SettingKey("metrics_host", "127.0.0.1", _ip_address, "address for /metrics, /healthz, /readyz of a worker"),
-            SettingKey("metrics_port", 0, _whole_number(0, 65535), "port of these pages; 0 takes a free one"),
-            SettingKey("brokers", "", _text, "Kafka brokers to ask first, host:port,host:port; empty: no Kafka"),
-            SettingKey("topic_prefix", "", _topic_prefix, "what the names of topics and groups begin with"),
+            SettingKey("progress", "auto", setting_values.switch, "progress bar on stderr: auto, on or off"),
             SettingKey(
-                "kafka_security_protocol", "PLAINTEXT", _one_of(*SECURITY_PROTOCOLS), "how the brokers are spoken to"
+                "clickhouse", "auto", setting_values.switch, "feed ClickHouse meanwhile: auto (if installed), on or off"
             ),
-            SettingKey("kafka_sasl_mechanism", "", _one_of("", *SASL_MECHANISMS), "how to log in to the brokers"),
-            SettingKey("kafka_username", "", _text, "who we are to the brokers"),
-            SettingKey("kafka_password_file", "", _text, "file (0600) that holds the password"),
-            SettingKey("kafka_ca_file", "", _text, "certificates (PEM) that vouch for the brokers"),
-            SettingKey("kafka_certificate_file", "", _text, "our own certificate (PEM), for mutual TLS"),
-            SettingKey("kafka_key_file", "", _text, "the key of our certificate (PEM, 0600)"),
-            SettingKey("schema_registry_url", "", _url, "Confluent-compatible Schema Registry; empty: none"),
+            SettingKey(
+                "query_port",
+                0,
+                setting_values.whole_number(0, 65535),
+                "loopback port of ClickHouse HTTP; 0 takes a free one",
+            ),
+            SettingKey(
+                "objects_url",
+                "",
+                setting_values.store_url,
+                "where workers keep objects/: s3://bucket/prefix; empty: the folder",
+            ),
+            SettingKey(
+                "vault_url",
+                "",
+                setting_values.store_url,
+                "where workers keep vault/, a bucket of its own; empty: the folder",
+            ),
+            SettingKey(
+                "clickhouse_host",
+                "",
+                setting_values.text,
+                "ClickHouse server that a sink fills; empty: the engine in here",
+            ),
+            SettingKey(
+                "clickhouse_port", 0, setting_values.whole_number(0, 65535), "its HTTP port; 0: 8123, or 8443 with TLS"
+            ),
+            SettingKey("clickhouse_user", "default", setting_values.text, "who a sink is to the server"),
+            SettingKey("clickhouse_password_file", "", setting_values.text, "file (0600) that holds the password"),
+            SettingKey("clickhouse_secure", "off", setting_values.one_of("on", "off"), "TLS to the server: on or off"),
+            SettingKey(
+                "metrics_host",
+                "127.0.0.1",
+                setting_values.ip_address,
+                "address for /metrics, /healthz, /readyz of a worker",
+            ),
+            SettingKey(
+                "metrics_port", 0, setting_values.whole_number(0, 65535), "port of these pages; 0 takes a free one"
+            ),
+            SettingKey(
+                "brokers", "", setting_values.text, "Kafka brokers to ask first, host:port,host:port; empty: no Kafka"
+            ),
+            SettingKey(
+                "topic_prefix", "", setting_values.topic_prefix, "what the names of topics and groups begin with"
+            ),
+            SettingKey(
+                "kafka_security_protocol",
+                "PLAINTEXT",
+                setting_values.one_of(*SECURITY_PROTOCOLS),
+                "how the brokers are spoken to",
+            ),
+            SettingKey(
+                "kafka_sasl_mechanism", "", setting_values.one_of("", *SASL_MECHANISMS), "how to log in to the brokers"
+            ),
+            SettingKey("kafka_username", "", setting_values.text, "who we are to the brokers"),
+            SettingKey("kafka_password_file", "", setting_values.text, "file (0600) that holds the password"),
+            SettingKey("kafka_ca_file", "", setting_values.text, "certificates (PEM) that vouch for the brokers"),
+            SettingKey("kafka_certificate_file", "", setting_values.text, "our own certificate (PEM), for mutual TLS"),
+            SettingKey("kafka_key_file", "", setting_values.text, "the key of our certificate (PEM, 0600)"),
+            SettingKey(
+                "schema_registry_url", "", setting_values.url, "Confluent-compatible Schema Registry; empty: none"
+            ),
         )
     }
 )
@@ -314,7 +264,7 @@ def load_settings(
     return Settings(
         log_name=str(values["log_name"]),
         window_seconds=int(values["window_seconds"]),
-        partitions=MappingProxyType(_counts(str(values["partitions"]))),
+        partitions=MappingProxyType(setting_values.counts(str(values["partitions"]))),
         batch_events=int(values["batch_events"]),
         vault_dir=directory / str(values["vault_dir"]),
         progress=cast(ProgressMode, values["progress"]),

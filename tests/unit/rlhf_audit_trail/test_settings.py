@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlhf_audit_ledger import genesis
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_stores.kafka.settings import SecretFile
+from rlhf_audit_trail import setting_values
 from rlhf_audit_trail.settings import KEYS, load_settings
 
 
@@ -169,3 +171,8 @@ def test_partitions_are_counts_of_known_streams(tmp_path: Path) -> None:
 def test_other_partitions_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="stream=count"):
         load_settings(tmp_path, environ={"RLHF_AUDIT_PARTITIONS": text})
+
+
+def test_streams_and_the_most_partitions_are_those_of_the_format() -> None:
+    assert tuple(genesis.DEFAULT_PARTITIONS) == setting_values.STREAMS
+    assert genesis.MAX_PARTITIONS == setting_values.MAX_PARTITIONS
