@@ -8,14 +8,12 @@ leaders of partitions alone. One cut in CI, of the broker that is both; ``NETWOR
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,11 +22,12 @@ from kafka.arrivals import Arrivals, load
 from kafka.conftest import throwaway_cluster
 from kafka.fleet import Fleet
 from kafka.namespaces import Namespaces, namespaces
+from kafka.roles import controller_of, coordinator_of, leaders_of, need_groups
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.tail import PartitionTail
-from rlhf_audit_stores.kafka.topics import admin_client, group_name, sealed_topic, source_topic
+from rlhf_audit_stores.kafka.topics import sealed_topic, source_topic
 from rlhf_audit_stores.kafka.wire import strip_header
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.cli import main
@@ -90,55 +89,14 @@ class Recorder(threading.Thread):
         assert self.is_durable
 
 
-def controller_of(cluster: KafkaCluster) -> int:
-    """The leader of the metadata quorum: clients are told a broker drawn by lot."""
-    found = []
-    for node in cluster.nodes:
-        path = cluster.directory / f"node-{node}" / "data" / "__cluster_metadata-0" / "quorum-state"
-        state = json.loads(path.read_text(encoding="ascii"))
-        found.append((state["leaderEpoch"], state["leaderId"]))
-    return int(max(found)[1])
-
-
-def coordinator_of(kafka: KafkaSettings) -> int:
-    """The broker that keeps the sealers' group: the leader of the group's partition."""
-    leaders = leaders_of(kafka, "__consumer_offsets")
-    return leaders[java_hash(group_name(kafka.topic_prefix, "seal")) % len(leaders)]
-
-
 def prefix_for(role: str, cluster: KafkaCluster) -> str:
     """A topic prefix whose sealers' group is kept by the controller, or by another broker, as the role asks."""
-    from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-    def leaders_if_made() -> dict[int, int] | None:
-        consumer = Consumer(cluster.settings().consumer_config("audit.tail"))
-        with suppress(KafkaException):  # the first question makes the topic that groups are kept in
-            consumer.committed([TopicPartition("none", 0)], timeout=2)
-        consumer.close()
-        found = leaders_of(cluster.settings(), "__consumer_offsets")
-        return found if found and min(found.values()) > 0 else None
-
-    leaders = poll(leaders_if_made, what="the topic of groups")
-    while True:
+    need_groups(cluster)
+    for _ in range(100):
         prefix = f"t{secrets.token_hex(4)}."
-        coordinator = leaders[java_hash(group_name(prefix, "seal")) % len(leaders)]
-        if (coordinator == controller_of(cluster)) == (role == "both"):
+        if (coordinator_of(cluster.settings(prefix)) == controller_of(cluster)) == (role == "both"):
             return prefix
-
-
-def java_hash(text: str) -> int:
-    """``Utils.abs(text.hashCode())``, by which Kafka chooses a group's partition."""
-    value = 0
-    for letter in text:
-        value = (31 * value + ord(letter)) & 0xFFFFFFFF
-    return abs(value - (1 << 32) if value >> 31 else value)
-
-
-def leaders_of(kafka: KafkaSettings, topic: str) -> dict[int, int]:
-    client, _ = admin_client(kafka)
-    return {
-        number: one.leader for number, one in client.list_topics(topic, timeout=10).topics[topic].partitions.items()
-    }
+    raise AssertionError("the controller keeps all groups, or none")
 
 
 def choose(role: str, controller: int, coordinator: int) -> int:

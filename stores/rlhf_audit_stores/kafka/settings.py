@@ -31,14 +31,15 @@ SASL_MECHANISMS: Final = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN", "OAUTHBEARE
 
 # A silent broker must cost seconds, not librdkafka's minute. Socket above request: the request's own error comes first.
 REQUEST_TIMEOUT_MS: Final = 5_000
-# A client that is told of new leaders only by an error waits for the silent one's time-out first, and one time-out may
-# follow another. The default is five minutes.
+# A client that hears of new leaders only by an error waits for the silent one's time-out first; an admin client that
+# waits for a dead controller hears of no error at all. The default is five minutes.
 METADATA_AGE_MS: Final = 2_000
 _SAFE: Final[Mapping[str, Value]] = MappingProxyType(
     {
         "socket.timeout.ms": 6_000,
         "socket.connection.setup.timeout.ms": 3_000,
         "socket.keepalive.enable": True,
+        "topic.metadata.refresh.interval.ms": METADATA_AGE_MS,
         "reconnect.backoff.max.ms": 1_000,  # the default of 10 s would outlast a broker's restart
     }
 )

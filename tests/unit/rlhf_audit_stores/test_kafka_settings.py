@@ -40,6 +40,16 @@ def test_a_producer_is_idempotent_and_waits_for_all_and_a_consumer_never_commits
     )
 
 
+def test_no_client_waits_long_for_a_silent_broker_or_for_news_of_a_new_leader() -> None:
+    """With the clients' own defaults a broker that was cut off paused one partition for the whole cut."""
+    settings = KafkaSettings("a:1")
+    for config in (settings.admin_config(), settings.producer_config(), settings.consumer_config("g")):
+        assert config["topic.metadata.refresh.interval.ms"] <= 2_000
+        assert config["socket.timeout.ms"] <= 6_000
+    assert settings.aiokafka()["metadata_max_age_ms"] <= 2_000
+    assert settings.aiokafka()["request_timeout_ms"] <= 6_000
+
+
 @pytest.mark.parametrize("name", ["acks", "enable.idempotence", "enable.auto.commit", "group.id", "bootstrap.servers"])
 def test_a_setting_on_which_the_promises_rest_cannot_be_passed(name: str) -> None:
     with pytest.raises(ConfigError, match="losing nothing rests on it"):

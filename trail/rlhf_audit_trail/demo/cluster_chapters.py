@@ -12,6 +12,7 @@ import secrets
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,12 @@ class DemoCluster:
     def __init__(self, workers: ClusterWorkers, kafka: KafkaCluster | None) -> None:
         self._workers, self._kafka = workers, kafka
 
+    def show_who_is_at_work(self, stage: Stage) -> None:
+        """While it goes on."""
+        self._workers.check()
+        stage.console.print("\n[bold]Who is at work, and how far?[/bold]")
+        stage.run("status", stage.trail)
+
     def drain(self, stage: Stage) -> None:
         """Everything recorded is stored and published, then workers and brokers end. Raises CouldNotCheckError."""
         with stage.busy("draining") as tell:
@@ -53,8 +60,10 @@ class DemoCluster:
 
 def check(brokers: str | None) -> None:
     """Before anything is made. Raises KafkaUnavailableError without Java or Maven, ConfigError without the worker."""
-    if find_spec("faust") is None:
-        raise ConfigError(f"faust is not installed, and the sealer on Kafka needs it: {_INSTALL}")
+    try:
+        distribution("faust-streaming")  # its module, once imported, has no spec to look for
+    except PackageNotFoundError:
+        raise ConfigError(f"faust-streaming is not installed, and the sealer on Kafka needs it: {_INSTALL}") from None
     if brokers is not None:
         if not _BROKERS.fullmatch(brokers):
             raise ConfigError(f"--brokers {brokers!r}: expected host:port,host:port")

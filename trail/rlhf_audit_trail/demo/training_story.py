@@ -89,6 +89,8 @@ def tell(stage: Stage, inputs: Inputs, steps: int | None, cluster: DemoCluster |
     stage.say(f"(goes on behind what follows; its words are in {log})\n")
     with Training(words, log) as training:
         _meanwhile(stage, inputs, training)
+        if cluster is not None:
+            cluster.show_who_is_at_work(stage)
         with stage.busy("training") as tell_step:
             training.wait(_TRAIN_S, tell_step)
     lines = progress_lines(log)
