@@ -241,7 +241,8 @@ class TopicAdmin:
         if not empty:
             return ()
         watch = ErrorWatch()
-        producer = Producer({**self._kafka.producer_config(), "error_cb": watch})
+        # 3: errors alone; brokers that have just begun are still loading what an idempotent producer asks for
+        producer = Producer({"log_level": 3, **self._kafka.producer_config(), "error_cb": watch})
         for topic, settings, value in empty:
             producer.produce(topic, value=value, partition=settings.partition, on_delivery=note)
         if producer.flush(_TIMEOUT_S) > 0:
