@@ -2,9 +2,10 @@
 
 Source offsets rise along a sealed topic but for stale duplicates, so a search
 by halves finds a record that is not behind the store, or a duplicate of one.
-Reading on from there meets every record that the store lacks, unless the place
-was a duplicate that stands behind some of them: then the first record after it
-shows a gap, and the caller reads from the topic's beginning.
+Reading begins ``LOOK_BACK`` records before that place, so that it never begins
+inside a run of duplicates that ends the topic: there no later record would show
+that some were passed over. Reading on meets every record that the store lacks,
+or a gap first, and then the caller reads from the topic's beginning.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from rlhf_audit_ledger.state import SealState
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.kafka.wire import strip_header
 
+LOOK_BACK = 128  # a sealer has at most 64 records under way in a partition: a longer run of duplicates is no zombie's
+
 
 class Tail(Protocol):
     """What ``PartitionTail`` offers."""
@@ -30,18 +33,26 @@ class Tail(Protocol):
         """Messages of [first, end)."""
 
 
-def locate(tail: Tail, state: SealState, *, guess: int, keep_on: Callable[[], bool] = lambda: True) -> int:
+def locate(
+    tail: Tail,
+    state: SealState,
+    *,
+    guess: int,
+    keep_on: Callable[[], bool] = lambda: True,
+    look_back: int = LOOK_BACK,
+) -> int:
     """A topic offset from which on no record after ``state`` is missed; rather too early than too late.
 
     ``guess`` is the committed offset, negative if there is none; ``keep_on`` is called at every step and ends the
     search by returning False.
     """
-    low, high = tail.watermarks()
+    first, high = tail.watermarks()
+    low = first
     for at in (guess, guess - 1):
         found = _source_offset(tail, at, state) if low <= at < high else None
         if found is not None and found <= state.next_offset:
             if found == state.next_offset or at == high - 1:
-                return at  # behind the last close that was stored, and often nothing came since
+                return max(first, at - look_back)  # behind the last close that was stored, and often nothing came since
             low = at
             break
     while high - low > 1 and keep_on():
@@ -51,7 +62,7 @@ def locate(tail: Tail, state: SealState, *, guess: int, keep_on: Callable[[], bo
             low = middle
         else:
             high = middle
-    return low
+    return max(first, low - look_back)
 
 
 def _source_offset(tail: Tail, offset: int, state: SealState) -> int | None:

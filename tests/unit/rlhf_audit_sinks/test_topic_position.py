@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builders import QUARANTINE_KEY, Lane, make_genesis, make_sealer, seal_values
@@ -57,9 +57,11 @@ def repeated(runs: Sequence[tuple[int, int]]) -> list[bytes]:
     return found
 
 
-RUNS = st.lists(st.tuples(st.integers(0, RECORDS - 1), st.integers(1, 9)), max_size=6)
+LONGEST_RUN = 9
+RUNS = st.lists(st.tuples(st.integers(0, RECORDS - 1), st.integers(1, LONGEST_RUN)), max_size=6)
 
 
+@example(runs=[(23, 8)], window=5, guess=0, low=0)  # duplicates end the topic: nothing behind them shows a gap
 @given(runs=RUNS, window=st.integers(0, RECORDS // 3 - 1), guess=st.integers(-1, 60), low=st.integers(0, 5))
 def test_reading_from_there_meets_every_record_that_the_store_lacks_or_shows_a_gap(
     runs: list[tuple[int, int]], window: int, guess: int, low: int
@@ -67,7 +69,7 @@ def test_reading_from_there_meets_every_record_that_the_store_lacks_or_shows_a_g
     values = repeated(runs)
     state = sealed()[1][window]
     tail = FakeTail(values, low)
-    start = locate(tail, state, guess=guess)
+    start = locate(tail, state, guess=guess, look_back=LONGEST_RUN)
     assert low <= start <= low + len(values)
     taken = _read_on(values[start - low :], state)
     if taken is None:  # the caller begins at the beginning then, where everything is met
@@ -87,13 +89,13 @@ def _read_on(values: Sequence[bytes], state: SealState) -> int | None:
 def test_a_right_guess_costs_one_read_and_a_wrong_one_a_logarithm() -> None:
     values, states = sealed()
     right = FakeTail(values)
-    assert locate(right, states[3], guess=12) == 12
+    assert locate(right, states[3], guess=12, look_back=2) == 10
     assert right.reads == 1
     idle = FakeTail(values)
-    assert locate(idle, states[-1], guess=RECORDS) == RECORDS - 1
+    assert locate(idle, states[-1], guess=RECORDS, look_back=0) == RECORDS - 1
     assert idle.reads == 1
     blind = FakeTail(values)
-    assert locate(blind, states[3], guess=-1001) == 12
+    assert locate(blind, states[3], guess=-1001, look_back=0) == 12
     assert blind.reads <= 6
 
 
