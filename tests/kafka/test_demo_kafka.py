@@ -25,6 +25,11 @@ from training.tiny import need_now
 TRAINING = ("torch", "transformers", "trl", "datasets", "accelerate", "chdb", "clickhouse_connect")
 DEMO_S, WAIT_S = 400, 90.0  # the demo takes 90 s on two idle cores
 STEPS = 16
+# Whoever runs the tests in the background of a shell ignores SIGINT, and so would the demo.
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from rlhf_audit_trail.cli import main; raise SystemExit(main())"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +62,7 @@ def begun(home: Path, *words: str | Path) -> Iterator[subprocess.Popen[bytes]]:
     """A demo in a session of its own; what it says is in ``said``."""
     with (home / "said").open("wb") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rlhf_audit_trail", *map(str, words)],
+            [sys.executable, "-c", PROGRAM, *map(str, words)],
             env=environment(home), cwd=home, stdout=said, stderr=said, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     try:

@@ -69,13 +69,15 @@ class Stage:
         self.console.print(f"$ {shlex.join(words)}", style="dim", markup=False)
 
     def run(self, *arguments: str | Path) -> int:
-        """Run one ``rlhf-audit`` command in this process, after showing it."""
-        from rlhf_audit_trail.cli import main
+        """Run one ``rlhf-audit`` command in this process, after showing it. Interrupted, the demo is."""
+        from rlhf_audit_trail.cli import INTERRUPTED, main
 
         words = [str(argument) for argument in arguments]
         self.show_command(["rlhf-audit", *words])
         self.console.print()
         status = main(words)
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt
         self.worst = max(self.worst, status)
         return status
 
