@@ -225,17 +225,18 @@ def main() -> int:
     parser.add_argument("--sealers", type=int, default=2)
     args = parser.parse_args()
     results: dict[str, Any] = {}
-    for brokers in args.brokers:
-        with tempfile.TemporaryDirectory() as name:
-            place = Path(name)
+    with tempfile.TemporaryDirectory() as name:  # one for all: an engine moves where temporary files go
+        for brokers in args.brokers:
+            place = Path(name) / str(brokers)
+            place.mkdir()
             with KafkaCluster(place / "kafka", brokers=brokers, stop_timeout_s=0) as cluster:
                 found, settings, messages = pipeline(cluster, place, args.events, args.sealers)
                 loop = partial(plain, settings, messages)
                 seconds, cpu = with_engine(place / "plain", loop, args.events // PARTITIONS * PARTITIONS)
-        found["plain_events_per_s"] = round(args.events / seconds)
-        found["plain_cpu_s"] = round(cpu, 1)
-        found["ratio_to_plain"] = round(found["events_per_s"] / found["plain_events_per_s"], 3)
-        results[f"{brokers} broker{'s' if brokers > 1 else ''}"] = found
+            found["plain_events_per_s"] = round(args.events / seconds)
+            found["plain_cpu_s"] = round(cpu, 1)
+            found["ratio_to_plain"] = round(found["events_per_s"] / found["plain_events_per_s"], 3)
+            results[f"{brokers} broker{'s' if brokers > 1 else ''}"] = found
     facts = {"machine": machine(), "load": os.getloadavg()[0], "events": args.events, "batch": BATCH}
     print(json.dumps({**facts, "results": results}, indent=1))
     return 0

@@ -114,6 +114,7 @@ def test_the_dashboard_follows_a_run_and_answers_only_who_knows_its_address(brow
             tab = Tab(browser, url, width=1280)
             steps = "document.getElementById('curves').textContent"
             tab.wait_for(f"{steps}.includes('3 optimizer steps')")
+            tab.wait_for("document.querySelector('#run details') !== null")  # its stream is stored on its own
             tab.evaluate("document.querySelector('#run details').open = true")
             more = run_events(run_id="live", steps=9, ranks=1)
             add_run(trail, [one for one in more if one[2].get("step", 4) > 3 and one[0] != "run_start"], prefix="later")
