@@ -6,12 +6,13 @@ import threading
 from itertools import pairwise
 
 from kafka.fleet import Fleet
+from rlhf_audit_processors.kafka.worker import CRASHED
 from rlhf_audit_stores.kafka.tail import PartitionTail
 from rlhf_audit_stores.kafka.topics import sealed_topic
 from sealing_rig import STREAM, Rig, poll
 
 LOAD_EVERY_S = 0.04
-SLACK = 2.5  # two cores that run other tests too; what was measured is printed
+SLACK = 6.0  # never a timed test: what was measured is printed, and this only tells a pause from a standstill
 
 
 class Load(threading.Thread):
@@ -61,3 +62,8 @@ def both_at_work(rig: Rig, fleet: Fleet) -> None:
 
     poll(lambda: has_share("a") and has_share("b"), 60, "sharing the partitions")
     rig.wait_until_sealed()
+
+
+def crashes_alone(fleet: Fleet) -> bool:
+    """Whether no worker ended by itself but by giving up a surprise for a restart, which is a normal way to end."""
+    return {status for ends in fleet.deaths.values() for status in ends} <= {CRASHED}

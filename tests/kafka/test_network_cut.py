@@ -45,7 +45,7 @@ CUTS = int(os.environ.get("NETWORK_CUTS", "1"))
 NAMES = {"both": "controller and coordinator", "leader": "neither controller nor coordinator"} | {
     name: name for name in ("controller", "coordinator")
 }
-SLACK = 2.0  # two cores that do other work too; what was measured is printed
+SLACK = 4.0  # never a timed test: what was measured is printed, and this only tells a pause from a standstill
 PER_CALL, CALL_EVERY_S = 120, 0.2
 # The last two are for the moment when it comes back: until its replicas fetch again, which is after the socket's
 # time-out, acknowledgements of all partitions wait for it as long as it does not count as lagging. Both are 30 s by
