@@ -269,7 +269,7 @@ class KafkaCluster:
             for node, (host, prefix) in enumerate(self._hosts, start=1)
         }
         self._nodes = {node: Node(self._folder(node)) for node in self._places}
-        self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode("ascii")
+        self._cluster_id = new_cluster_id()
         if self._secure:
             hosts = {node: place.host for node, place in self._places.items()}
             make_certificates(self._tls, hosts, datetime.now(UTC))
@@ -367,6 +367,14 @@ class KafkaCluster:
                 return True
         except OSError:
             return False
+
+
+def new_cluster_id() -> str:
+    """A random id as Kafka writes them; never one that its own tool would take for a flag."""
+    while True:
+        found = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode("ascii")
+        if not found.startswith("-"):
+            return found
 
 
 def _free_ports(hosts: Sequence[str]) -> list[int]:
