@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 PUBLISH_EVERY_S = 1.0
 _POLL_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_LAST_TRIES = 3  # of the last publication, before it is said that something is left
 
 
 class NotTheSequencerError(RefusedToGoOnError):
@@ -99,27 +100,35 @@ class SequencerWorker:
         return len(entries)
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Turn once a second until told to stop; a store that does not answer is asked again, more and more rarely."""
-        pause_s = PUBLISH_EVERY_S
+        """Turn once a second until told to stop; a store that does not answer is asked again, more and more rarely.
+
+        Raises what the last turn raised, if that failed ``_LAST_TRIES`` times: not everything is published then.
+        """
+        pause_s, tries = PUBLISH_EVERY_S, 0
         while True:
             started = time.monotonic()
             is_last = should_stop()
+            failed: AuditTrailError | OSError | None = None
             try:
                 self.turn()
                 pause_s = PUBLISH_EVERY_S
             except SwapLostError as error:  # it may have been ourselves: the answer was lost, and the swap was not
                 logger.warning("%s: looking who it was", error)
-                self._is_open = False
+                self._is_open, failed = False, error
             except (AuditTrailError, OSError) as error:
                 if not (isinstance(error, OSError) or error.retriable):
                     raise
                 logger.warning("global log pauses: %s", error)
                 self._health.ready(False, f"store does not answer: {type(error).__name__}")
-                self._is_open = False
+                self._is_open, failed = False, error
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             self._health.alive()
-            if is_last:
+            if is_last and failed is None:
                 return
+            if is_last and failed is not None:
+                tries += 1
+                if tries >= _LAST_TRIES:
+                    raise failed
             while time.monotonic() - started < pause_s and not should_stop():
                 self._health.alive()
                 time.sleep(_POLL_S)

@@ -114,9 +114,8 @@ class Shipper:
         self._with_header, self._software = with_header, software
         self._now_us, self._clock = now_us, clock
         self.queue = make_queue(self._put_aside)
-        for folder in (spool, spool / REFUSED_FOLDER):  # nobody else writes files right there
-            if disk.exists(folder):
-                sweep(disk, folder)
+        if disk.exists(spool / REFUSED_FOLDER):  # nobody else writes there; ranks write into the spool's own folder
+            sweep(disk, spool / REFUSED_FOLDER)
         self._positions = Positions(disk, spool)
         self._sources: dict[bytes, _Source] = {}
         self._done: dict[Path, int] = {}

@@ -12,6 +12,7 @@ sealed record, and it refuses one that is not the root of what it stored.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,10 @@ from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import genesis_entry
 from rlhf_audit_ledger.tiles import Edge, grow
 from rlhf_audit_ledger.vault import VaultRecord, seal_vault
-from rlhf_audit_schemas.errors import TamperError
+from rlhf_audit_schemas.errors import TamperError, TransportError
 from rlhf_audit_stores.objects import ObjectStore, Version
+
+logger = logging.getLogger(__name__)
 
 
 class RootMismatchError(TamperError):
@@ -86,7 +89,10 @@ class EvidenceSink:
         self._objects.put_many((f"{self._prefix}/{path}", data) for path, data in tiles.items())
         self._version = self._objects.swap(f"{self._prefix}/checkpoint", checkpoint, self._version)
         self._edge = edge
-        delete_partials(self._objects, self._prefix, completed)
+        try:
+            delete_partials(self._objects, self._prefix, completed)
+        except (OSError, TransportError) as error:  # the window is stored: failing now would store it again on top
+            logger.warning("%s: partial tiles stay for now (%s)", self._settings.name, type(error).__name__)
         return StoredWindow(close, checkpoint)
 
     def _entries(self, window: Sequence[Sealed]) -> tuple[list[bytes], list[bytes]]:

@@ -221,7 +221,9 @@ class WindowFollower:
         self._consumer.pause([TopicPartition(*each) for each in self._feeds])  # or messages would pile up here
         try:
             state = self._store.place(feed.settings, keep_on)
+            self._active_at = time.monotonic()  # a store that takes its time is no silence of ours
             offset = self._locate(key, state, feed, keep_on)
+            self._active_at = time.monotonic()
             if keep_on():
                 self._seek(key, offset)
                 feed.assembler = WindowAssembler(feed.settings, self._quarantine_key, state)

@@ -119,7 +119,8 @@ def sweep(disk: Disk, folder: Path) -> int:
     """Remove the temporary files that a crash left in ``folder`` (not below it). Returns how many there were."""
     leftovers = [entry.name for entry in disk.list_dir(folder) if is_temporary(entry.name) and not entry.is_dir]
     for name in leftovers:
-        disk.unlink(folder / name)
+        with suppress(FileNotFoundError):  # its writer lives, and was quicker
+            disk.unlink(folder / name)
     if leftovers:
         disk.sync_dir(folder)
     return len(leftovers)

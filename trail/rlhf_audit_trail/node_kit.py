@@ -27,12 +27,19 @@ from pathlib import Path
 from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_stores.disk import Disk
-from rlhf_audit_stores.durable import AlreadyStoredError, create_file_durably, make_folders_durably, write_file_durably
+from rlhf_audit_stores.durable import (
+    AlreadyStoredError,
+    create_file_durably,
+    is_temporary,
+    make_folders_durably,
+    write_file_durably,
+)
 from rlhf_audit_stores.keys import load_secret
 from rlhf_audit_trail.settings import CONFIG_FILE
 
 LEDGER_FILE = "ledger.json"
 _NODE_FILE = "node.id"
+_ROUTING = "routing.key"
 _MARK_BYTES = 4  # ranks that moved from one node to another under the same mark: one in four thousand million
 _LEDGER_ID_BYTES = 16
 
@@ -43,10 +50,14 @@ def write_node_kit(facts: LedgerFacts, trail: Path, node: Path, disk: Disk) -> N
         if read_node_kit(node, disk) != facts:
             raise ConfigError(f"{node} is the kit of another ledger: name another folder")
         return
-    if disk.exists(node / "keys"):
+    keys = node / "keys"
+    if disk.exists(keys) and {one.name for one in disk.list_dir(keys) if not is_temporary(one.name)} - {_ROUTING}:
         raise ConfigError(f"{node} has keys of its own, so it is no training node's folder: name another one")
-    make_folders_durably(disk, node / "keys")
-    create_file_durably(disk, node / "keys" / "routing.key", facts.routing_key.hex().encode("ascii") + b"\n")
+    make_folders_durably(disk, keys)
+    with suppress(AlreadyStoredError):  # an earlier call was cut short
+        create_file_durably(disk, keys / _ROUTING, facts.routing_key.hex().encode("ascii") + b"\n")
+    if bytes(load_secret(keys / _ROUTING)) != facts.routing_key:
+        raise ConfigError(f"{keys / _ROUTING} is the key of another ledger: name another folder")
     if disk.exists(trail / CONFIG_FILE):
         write_file_durably(disk, node / CONFIG_FILE, disk.read(trail / CONFIG_FILE))
     known = {"ledger_id": facts.ledger_id.hex(), "partitions": dict(facts.partitions)}

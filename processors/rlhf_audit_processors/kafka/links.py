@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_processors.kafka.sealed_topic import as_sealed
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_stores.health import WorkerHealth
+from rlhf_audit_stores.kafka.errors import BrokerError
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.tail import OffsetsGoneError, PartitionTail
 from rlhf_audit_stores.kafka.topics import sealed_topic, source_topic
@@ -89,13 +89,22 @@ class Links:
         found: list[SourceMessage] = []
         size = 0
         topic = source_topic(self._kafka.topic_prefix, stream)
-        # Gone: deleted before they were sealed. What comes next makes them a hole.
-        with PartitionTail(self._kafka, topic, partition) as tail, suppress(OffsetsGoneError):
-            for message in tail.read(max(first, tail.watermarks()[0]), end):
-                found.append(as_sealed(message))
-                size += len(message.value or b"")
-                if len(found) >= _READ_MESSAGES or size >= _READ_BYTES:
+        with PartitionTail(self._kafka, topic, partition) as tail:
+            at = max(first, tail.watermarks()[0])
+            while at < end and not found:
+                try:
+                    for message in tail.read(at, end):
+                        found.append(as_sealed(message))
+                        size += len(message.value or b"")
+                        if len(found) >= _READ_MESSAGES or size >= _READ_BYTES:
+                            break
                     break
+                except OffsetsGoneError as error:
+                    # Deleted before they were sealed: what comes next makes them a hole, and those alone.
+                    low = tail.watermarks()[0]
+                    if low <= at and not found:
+                        raise BrokerError(f"{topic}[{partition}]: offset {at} is there and is not served") from error
+                    at = low
         return found
 
     def highwater(self, stream: str, partition: int) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 from builders import LOG
 from evidence_world import World
 from rlhf_audit_ledger.globallog import is_checkpoint
+from rlhf_audit_processors import sequencer_worker
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_processors.sequencer_worker import NotTheSequencerError, SequencerWorker
 from rlhf_audit_schemas.errors import TransportError
@@ -162,3 +163,20 @@ def test_a_partition_that_went_back_is_refused(tmp_path: Path) -> None:
     world.objects._objects["logs/annotations/0/checkpoint"] = before[0]
     with pytest.raises(RefusedToGoOnError, match="went back"):
         sequencing.turn()
+
+
+def test_told_to_stop_it_says_when_something_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequencer_worker, "PUBLISH_EVERY_S", 0.01)
+    monkeypatch.setattr(sequencer_worker, "_LONGEST_PAUSE_S", 0.01)
+    world = World(tmp_path)
+    world.partition(number=0)
+    failing = [True]
+    objects = Shaky(world.objects, lambda asked, name: "before" if asked == "swap" and failing else None)
+    sequencing = worker(world, tmp_path, objects)
+    sequencing.open()
+    first = stored_windows(world, 1)
+    with pytest.raises(TransportError):
+        sequencing.run(lambda: True)
+    failing.clear()
+    sequencing.run(lambda: True)
+    assert published(world) == first

@@ -112,3 +112,11 @@ def test_no_second_ledger_is_begun_where_the_evidence_is_kept_elsewhere(tmp_path
     with pytest.raises(ConfigError, match="--node-kit"):
         ledger_facts(tmp_path, settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kit_whose_making_was_cut_short_is_made_again(trail: Path, tmp_path: Path) -> None:
+    node = tmp_path / "node"
+    main(["keys", str(trail), "--node-kit", str(node)])
+    (node / LEDGER_FILE).unlink()
+    assert main(["keys", str(trail), "--node-kit", str(node)]) == 0
+    assert known_facts(node) == known_facts(trail)
