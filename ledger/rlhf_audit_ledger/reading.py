@@ -114,19 +114,7 @@ def _read_batch(
         body = BatchBody.decode(encoded)
     except FormatError:
         return Refused("undecodable")
-    facts = BatchFacts(
-        producer=body.producer,
-        epoch=body.epoch,
-        first_seq=body.first_seq,
-        count=len(body.events),
-        kind=body.kind,
-        schema=body.schema,
-        prev_batch=body.prev_batch,
-        final=body.final,
-        signature="unsigned" if signature is None else "unchecked",
-        open_key=body.open_key,
-        digest=batch_digest(encoded),
-    )
+    facts = facts_of(body, encoded, "unsigned" if signature is None else "unchecked")
     reason = _misaddressed(settings, body.ledger_id, body.stream, body.partition)
     reason = reason or malformed(body.stream, schemas, facts)
     if reason is None and sum(map(len, body.events)) > MAX_BATCH_BYTES:
@@ -137,6 +125,23 @@ def _read_batch(
     if isinstance(state, Refused):
         return state
     return BatchReading(replace(facts, signature=state), body.events)
+
+
+def facts_of(body: BatchBody, encoded: bytes, signature: SignatureState) -> BatchFacts:
+    """What a header tells of a batch; ``encoded`` are the bytes of ``body``."""
+    return BatchFacts(
+        producer=body.producer,
+        epoch=body.epoch,
+        first_seq=body.first_seq,
+        count=len(body.events),
+        kind=body.kind,
+        schema=body.schema,
+        prev_batch=body.prev_batch,
+        final=body.final,
+        signature=signature,
+        open_key=body.open_key,
+        digest=batch_digest(encoded),
+    )
 
 
 def _misaddressed(settings: PartitionSettings, ledger_id: bytes, stream: str, partition: int) -> str | None:

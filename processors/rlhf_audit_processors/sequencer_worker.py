@@ -123,9 +123,9 @@ class SequencerWorker:
                 self._is_open, failed = False, error
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             self._health.alive()
-            if is_last and failed is None:
-                return
-            if is_last and failed is not None:
+            if is_last:
+                if failed is None:
+                    return
                 tries += 1
                 if tries >= _LAST_TRIES:
                     raise failed

@@ -26,13 +26,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from rlhf_audit_ledger.batch import BatchBody, batch_digest, open_envelope, value_digest
+from rlhf_audit_ledger.batch import BatchBody, open_envelope, value_digest
 from rlhf_audit_ledger.checkpoint import Checkpoint, open_checkpoint
 from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.entries import event_entries, offset_salt, quarantine_digest
 from rlhf_audit_ledger.fold import FoldError, fold
 from rlhf_audit_ledger.header import BatchFacts, SealHeader
 from rlhf_audit_ledger.note import UnknownKeyError
+from rlhf_audit_ledger.reading import facts_of
 from rlhf_audit_ledger.seal import NOTHING, Sealed
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.settings import PartitionSettings
@@ -194,19 +195,7 @@ def _events_of(where: str, settings: PartitionSettings, value: bytes, facts: Bat
         body = BatchBody.decode(encoded)
     except FormatError as error:
         raise FoldError(f"{where}: sealed as a batch, and is none") from error
-    found = BatchFacts(
-        producer=body.producer,
-        epoch=body.epoch,
-        first_seq=body.first_seq,
-        count=len(body.events),
-        kind=body.kind,
-        schema=body.schema,
-        prev_batch=body.prev_batch,
-        final=body.final,
-        signature="unsigned" if signature is None else facts.signature,
-        open_key=body.open_key,
-        digest=batch_digest(encoded),
-    )
+    found = facts_of(body, encoded, "unsigned" if signature is None else facts.signature)
     if signature is not None and facts.signature == "unsigned":
         raise FoldError(f"{where}: a signed batch, sealed as unsigned")
     is_ours = (body.ledger_id, body.stream, body.partition) == (

@@ -17,7 +17,7 @@ from query_copies import WITHOUT_ENGINE
 from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_producers.spool_writer import SpoolWriter
 from rlhf_audit_stores.disk import Disk, Handle, RealDisk
-from rlhf_audit_trail import AuditTrail, cli
+from rlhf_audit_trail import AuditTrail, cli, runtime_start
 from rlhf_audit_trail import recording as recording_module
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.settings import load_settings
@@ -115,8 +115,8 @@ def test_a_sync_of_100_ms_is_not_waited_for(tmp_path: Path) -> None:
 def test_a_runtime_that_cannot_live_is_said_and_what_was_recorded_is_sealed_later(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recording_module, "_LOOK_AFTER_RUNTIME_S", 0.0)
-    monkeypatch.setattr(recording_module, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(runtime_start, "_LOOK_AFTER_RUNTIME_S", 0.0)
+    monkeypatch.setattr(runtime_start, "_FIRST_PAUSE_S", 0.0)
     ledger_facts(tmp_path, load_settings(tmp_path))
     with caplog.at_level(logging.WARNING), monkeypatch.context() as patch:
         patch.setattr(sys, "executable", program)

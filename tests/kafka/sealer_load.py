@@ -18,12 +18,12 @@ SLACK = 6.0  # never a timed test: what was measured is printed, and this only t
 class Load(threading.Thread):
     """Steady load on all partitions until stopped."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, *, every_s: float = LOAD_EVERY_S) -> None:
         super().__init__(daemon=True)
-        self._rig, self._over = rig, threading.Event()
+        self._rig, self._over, self._every_s = rig, threading.Event(), every_s
 
     def run(self) -> None:
-        while not self._over.wait(LOAD_EVERY_S):
+        while not self._over.wait(self._every_s):
             self._rig.send_batches(1, events=10)
             self._rig.producer.poll(0)
 
@@ -32,6 +32,10 @@ class Load(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it; everything is handed to the brokers then."""
         self._over.set()
         self.join()
         self._rig.flush()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import pytest
 from kafka.arrivals import Arrivals, load
 from kafka.fleet import Fleet
 from kafka.roles import controller_of, coordinator_of, leaders_of
+from kafka.sealer_load import Load
 from rlhf_audit_stores.kafka.topics import sealed_topic
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_stores.stored_state import stored_state
@@ -33,24 +33,6 @@ STOP_S = 12.0  # twice the session
 MILLION, PER_BATCH = 1_000_000, 2_000
 RESUME_TARGET_S = 2.0
 COULD_NOT_GO_ON = 3  # what a worker says that is started while brokers do not answer; it is started again
-
-
-class Load(threading.Thread):
-    """Ten small events to each partition, again and again until stopped."""
-
-    def __init__(self, rig: Rig) -> None:
-        super().__init__(daemon=True)
-        self._rig, self._over = rig, threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(LOAD_EVERY_S):
-            self._rig.send_batches(1, events=10)
-            self._rig.producer.poll(0)
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-        self._rig.flush()
 
 
 @dataclass
@@ -97,7 +79,7 @@ def world(
     place = tmp_path_factory.mktemp("pauses")
     rig = Rig(place / "trail", three_brokers.settings("pauses."), replicas=3)
     with Fleet(place / "logs") as fleet, Arrivals(rig.kafka, {sealed_topic("pauses.", STREAM): 4}) as arrivals:
-        made = World(three_brokers, rig, fleet, arrivals, Load(rig))
+        made = World(three_brokers, rig, fleet, arrivals, Load(rig, every_s=LOAD_EVERY_S))
         made.seal("a")
         made.seal("b")
         fleet.audit("sink", *sink_words(rig))

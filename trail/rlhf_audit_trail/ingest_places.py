@@ -35,20 +35,13 @@ def open_recorder(directory: Path, settings: Settings, *, say: Callable[[str], N
 @contextmanager
 def _local(directory: Path, settings: Settings, say: Callable[[str], None]) -> Iterator[Place]:
     from rlhf_audit_trail.borrowing import borrowed
-    from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.local import open_local
     from rlhf_audit_trail.query_copy_feed import query_copy_sinks
 
     with (
         query_copy_sinks(directory, settings, say=say) as sinks,
         borrowed(directory),
-        LocalTrail(
-            directory,
-            log_name=settings.log_name,
-            window_seconds=settings.window_seconds,
-            partitions=settings.partitions,
-            vault_dir=settings.vault_dir,
-            sinks=sinks,
-        ) as trail,
+        open_local(directory, settings, sinks=sinks) as trail,
     ):
         yield Place(trail, lambda: trail.checkpoint, trail.ledger.public_key_lines()[0])
 

@@ -74,14 +74,7 @@ def _read(directory: Path, disk: Disk | None) -> LedgerFacts | None:
 
 
 def _found(directory: Path, settings: Settings, disk: Disk | None) -> None:
-    from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.local import open_local
 
-    with LocalTrail(
-        directory,
-        log_name=settings.log_name,
-        window_seconds=settings.window_seconds,
-        partitions=settings.partitions,
-        vault_dir=settings.vault_dir,
-        disk=disk,
-    ):
+    with open_local(directory, settings, disk=disk):
         pass

@@ -31,6 +31,7 @@ from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_stores.sourcelog import Origin
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
 from rlhf_audit_trail.partition import MAX_WINDOW_BYTES, LocalPartition
+from rlhf_audit_trail.settings import Settings
 from rlhf_audit_trail.window_sinks import OptionalSinks, WindowSink
 
 _PUBLISH_EVERY_S = 1.0  # closes that wait are published together, at most once a second
@@ -331,3 +332,18 @@ class LocalTrail:
                 continue
             for raw in SEGMENT.decode(info.name, self._objects.get(info.name)):
                 yield ref.stream, ref.partition, SealHeader.decode(raw["header"])
+
+
+def open_local(
+    directory: Path, settings: Settings, *, disk: Disk | None = None, sinks: Sequence[WindowSink] = ()
+) -> LocalTrail:
+    """The trail as its settings say; what shapes bytes counts only where the ledger begins with it."""
+    return LocalTrail(
+        directory,
+        log_name=settings.log_name,
+        window_seconds=settings.window_seconds,
+        partitions=settings.partitions,
+        vault_dir=settings.vault_dir,
+        disk=disk,
+        sinks=sinks,
+    )

@@ -42,6 +42,7 @@ from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
 from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
+from rlhf_audit_trail.runtime_start import RuntimeKeeper
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
     from rlhf_audit_trail.rows import Rows
 
 logger = logging.getLogger(__name__)
-
-_LOOK_AFTER_RUNTIME_S = 2.0
-_FIRST_PAUSE_S, _MAX_PAUSE_S, _SHORT_LIFE_S = 2.0, 60.0, 30.0  # a runtime that cannot live is started ever more rarely
 
 
 class AuditTrail:
@@ -93,9 +91,6 @@ class AuditTrail:
         }
         self._disk: Disk = RealDisk() if disk is None else disk
         self._spool: Spool | None = None
-        self._look_after_runtime_at = 0.0
-        self._runtime_started_at = float("-inf")
-        self._runtime_pause_s = _FIRST_PAUSE_S
         self._is_warned = False
         self._failed_kinds: set[str] = set()
         self._leaves_run_id = False
@@ -123,7 +118,7 @@ class AuditTrail:
                     max_queue_events=queue_events,
                 ),
                 claim=claims.take if self.world_size > 1 else None,
-                every_turn=self._look_after_runtime if runtime else None,
+                every_turn=RuntimeKeeper(self.directory, brokers).look if runtime else None,
             )
             self._spool.start(wait_s=10.0 if strict else 0.0)
         except (AuditTrailError, OSError) as error:
@@ -326,18 +321,6 @@ class AuditTrail:
         if self.strict:
             raise RecordingError(text)
         warnings.warn(text, stacklevel=3)
-
-    def _look_after_runtime(self) -> None:
-        """On the writer's thread: a runtime that is not there, or died, is started again."""
-        now = time.monotonic()
-        if now < self._look_after_runtime_at:
-            return
-        self._look_after_runtime_at = now + _LOOK_AFTER_RUNTIME_S
-        if runtime_start.ensure_runtime(self.directory, brokers=self._how["brokers"]):
-            did_not_live = now - self._runtime_started_at < _SHORT_LIFE_S
-            self._runtime_pause_s = min(2 * self._runtime_pause_s, _MAX_PAUSE_S) if did_not_live else _FIRST_PAUSE_S
-            self._look_after_runtime_at = now + self._runtime_pause_s
-            self._runtime_started_at = now
 
     def _leave_run_id(self) -> None:
         if RUN_ID_VARIABLE not in os.environ:

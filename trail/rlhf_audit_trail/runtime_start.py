@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 RUNTIME_LOG = "runtime.log"
 _MAX_LOG_BYTES = 1 << 20
+_LOOK_AFTER_RUNTIME_S = 2.0
+_FIRST_PAUSE_S, _MAX_PAUSE_S, _SHORT_LIFE_S = 2.0, 60.0, 30.0  # a runtime that cannot live is started ever more rarely
 _PACKAGES = ("schemas", "ledger", "stores", "producers", "processors", "sinks", "auditor", "trail")
 _started: list[subprocess.Popen[bytes]] = []  # children to be waited for, so that none stays behind as a zombie
 
@@ -48,6 +50,28 @@ def ensure_runtime(directory: Path, *, brokers: str | None = None) -> bool:
         return False
     start_runtime(directory, brokers=brokers)
     return True
+
+
+class RuntimeKeeper:
+    """Looks whether a runtime works on a trail, now and then; one that is not there, or died, is started again."""
+
+    def __init__(self, directory: Path, brokers: str | None) -> None:
+        self._directory, self._brokers = directory, brokers
+        self._look_at = 0.0
+        self._started_at = float("-inf")
+        self._pause_s = _FIRST_PAUSE_S
+
+    def look(self) -> None:
+        """Called at every turn of a thread that may wait for a process to be started."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_AFTER_RUNTIME_S
+        if ensure_runtime(self._directory, brokers=self._brokers):
+            did_not_live = now - self._started_at < _SHORT_LIFE_S
+            self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S) if did_not_live else _FIRST_PAUSE_S
+            self._look_at = now + self._pause_s
+            self._started_at = now
 
 
 def _reap() -> list[int]:

@@ -166,3 +166,12 @@ def parent_is_gone(parent: int | None = None) -> Callable[[], bool]:
     """Whether the process that started this one has ended; one that names itself is missed even if it ended before."""
     parent = os.getppid() if parent is None else parent
     return lambda: os.getppid() != parent
+
+
+def told_to_stop(*, is_tied: bool) -> Callable[[], bool]:
+    """Whether SIGTERM or SIGINT came, or, if ``is_tied``, the process that started this one has ended."""
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: told.append(number))
+    is_alone = parent_is_gone() if is_tied else lambda: False
+    return lambda: bool(told) or is_alone()

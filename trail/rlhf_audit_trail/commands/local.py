@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rlhf_audit_stores.disk import Disk
+    from rlhf_audit_trail.local import LocalTrail
     from rlhf_audit_trail.settings import Settings
     from rlhf_audit_trail.window_sinks import WindowSink
 
@@ -116,7 +117,7 @@ def serve(
 
     ``stored`` gets the windows stored each time that the trail was open.
     """
-    from rlhf_audit_trail.local import LocalTrail
+    from rlhf_audit_trail.local import open_local
     from rlhf_audit_trail.query_copy_feed import query_copy_sinks
     from rlhf_audit_trail.runtime import run_runtime
 
@@ -126,15 +127,7 @@ def serve(
     def open_trail() -> LocalTrail:
         if not made:  # only now: a runtime that finds another one at work has nothing to feed
             made.append(stack.enter_context(query_copy_sinks(directory, settings, say=_say)))
-        trail = LocalTrail(
-            directory,
-            log_name=settings.log_name,
-            window_seconds=settings.window_seconds,
-            partitions=settings.partitions,
-            vault_dir=settings.vault_dir,
-            disk=disk,
-            sinks=made[0],
-        )
+        trail = open_local(directory, settings, disk=disk, sinks=made[0])
         opened.append(trail)
         return trail
 

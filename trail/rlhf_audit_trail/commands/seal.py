@@ -14,7 +14,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, KAFKA_KEYS, add_setting_flags, settings_of
 
 HELP = "seal what was shipped to Kafka"
 EXAMPLES = """\
@@ -23,15 +23,7 @@ rlhf-audit seal my-trail --workers 4                 one process per core, parti
 rlhf-audit seal my-trail --instance seal-0           its name in the group: restarted in time, nobody else moves
 """
 SETTINGS = (
-    "brokers",
-    "topic_prefix",
-    "kafka_security_protocol",
-    "kafka_sasl_mechanism",
-    "kafka_username",
-    "kafka_password_file",
-    "kafka_ca_file",
-    "kafka_certificate_file",
-    "kafka_key_file",
+    *KAFKA_KEYS,
     "schema_registry_url",
     "objects_url",
     "metrics_host",

@@ -8,7 +8,6 @@ another one holds this directory, or it could not go on.
 from __future__ import annotations
 
 import argparse
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,14 +39,11 @@ def run(args: argparse.Namespace) -> int:
     from rlhf_audit_stores.health import WorkerHealth
     from rlhf_audit_stores.keys import load_log_key
     from rlhf_audit_trail.places import need_ledger, open_objects
-    from rlhf_audit_trail.sealing import parent_is_gone
+    from rlhf_audit_trail.sealing import told_to_stop
     from rlhf_audit_trail.sinking import all_partitions
 
     settings = settings_of(args, args.directory)
-    is_alone = parent_is_gone() if args.tied else lambda: False
-    told: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: told.append(number))
+    should_stop = told_to_stop(is_tied=args.tied)
     spool = args.directory / "spool"
     with ExitStack() as stack:
         stack.enter_context(FolderLock(spool))
@@ -70,5 +66,5 @@ def run(args: argparse.Namespace) -> int:
         if args.once:
             worker.open()
         else:
-            worker.run(lambda: bool(told) or is_alone())
+            worker.run(should_stop)
     return 0

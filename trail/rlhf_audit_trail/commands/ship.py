@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_audit_schemas.errors import ConfigError
-from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, KAFKA_KEYS, add_setting_flags, settings_of
 
 if TYPE_CHECKING:
     from rlhf_audit_producers.shipper import Left
@@ -30,15 +30,7 @@ rlhf-audit ship my-trail --drain                     what is there, then end: fo
 rlhf-audit ship my-trail --drain --drain-seconds 120
 """
 SETTINGS = (
-    "brokers",
-    "topic_prefix",
-    "kafka_security_protocol",
-    "kafka_sasl_mechanism",
-    "kafka_username",
-    "kafka_password_file",
-    "kafka_ca_file",
-    "kafka_certificate_file",
-    "kafka_key_file",
+    *KAFKA_KEYS,
     "schema_registry_url",
     "metrics_host",
     "metrics_port",

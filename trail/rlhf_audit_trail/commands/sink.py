@@ -8,11 +8,10 @@ setting is wrong; 3 it could not go on.
 from __future__ import annotations
 
 import argparse
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, KAFKA_KEYS, add_setting_flags, settings_of
 
 HELP = "store what is sealed in Kafka: as objects, or in ClickHouse"
 EXAMPLES = """\
@@ -23,15 +22,7 @@ rlhf-audit sink clickhouse my-trail                            into the engine i
 rlhf-audit sink objects my-trail --instance sink-0   its name in the group: restarted in time, nobody else moves
 """
 SETTINGS = (
-    "brokers",
-    "topic_prefix",
-    "kafka_security_protocol",
-    "kafka_sasl_mechanism",
-    "kafka_username",
-    "kafka_password_file",
-    "kafka_ca_file",
-    "kafka_certificate_file",
-    "kafka_key_file",
+    *KAFKA_KEYS,
     "objects_url",
     "vault_url",
     "vault_dir",
@@ -61,16 +52,13 @@ def run(args: argparse.Namespace) -> int:
     from rlhf_audit_stores.health import WorkerHealth
     from rlhf_audit_stores.keys import load_secret
     from rlhf_audit_trail.places import need_ledger, open_objects
-    from rlhf_audit_trail.sealing import parent_is_gone
+    from rlhf_audit_trail.sealing import told_to_stop
     from rlhf_audit_trail.sinking import ALARMS, all_partitions, check_kind, open_window_store
 
     settings = settings_of(args, args.directory)
     kafka = settings.need_kafka()
     check_kind(args.kind, settings)
-    is_alone = parent_is_gone() if args.tied else lambda: False
-    told: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: told.append(number))
+    should_stop = told_to_stop(is_tied=args.tied)
     objects = open_objects(args.directory, settings)
     ledger = need_ledger(args.directory, objects)
     with ExitStack() as stack:
@@ -86,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
             instance=args.instance,
             session_s=args.session_seconds,
         )
-        follower.run(lambda: bool(told) or is_alone())
+        follower.run(should_stop)
     return 0
