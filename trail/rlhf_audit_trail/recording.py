@@ -21,7 +21,6 @@ import logging
 import os
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
@@ -350,7 +349,7 @@ class AuditTrail:
 
 AuditableRLHF = AuditTrail
 
-_OPEN: weakref.WeakSet[AuditTrail] = weakref.WeakSet()
+_OPEN: set[AuditTrail] = set()  # not weak: the end of a trail that its program has let go of is ours to say
 
 
 def _close_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import pickle
@@ -291,3 +292,23 @@ def test_recording_loads_nothing_but_the_base_install(tmp_path: Path) -> None:
 
 def test_both_names_are_one_class() -> None:
     assert AuditableRLHF is AuditTrail
+
+
+def test_the_end_of_a_trail_that_its_program_let_go_of_is_said_and_its_runtime_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(recording_module.RuntimeKeeper, "look", lambda self: None)  # as if the program were too short
+    monkeypatch.setattr(
+        recording_module.runtime_start, "ensure_runtime", lambda directory, *, brokers: started.append(directory)
+    )
+
+    def train() -> None:
+        AuditTrail(tmp_path, "run").log_annotations(rewards=[1.0])
+
+    train()
+    gc.collect()
+    recording_module._close_all()
+    assert started == [tmp_path]
+    (end,) = spooled_events(tmp_path, "producer_end")
+    assert (end["reason"], end["rows"]) == ("finished", 1)
