@@ -19,7 +19,7 @@ from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
 from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_stores.disk import Handle, RealDisk
-from rlhf_audit_trail import AuditableRLHF, AuditTrail
+from rlhf_audit_trail import AuditableRLHF, AuditTrail, runtime_start
 from rlhf_audit_trail import recording as recording_module
 from spooling import spooled, spooled_events
 
@@ -298,10 +298,8 @@ def test_the_end_of_a_trail_that_its_program_let_go_of_is_said_and_its_runtime_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Path] = []
-    monkeypatch.setattr(recording_module.RuntimeKeeper, "look", lambda self: None)  # as if the program were too short
-    monkeypatch.setattr(
-        recording_module.runtime_start, "ensure_runtime", lambda directory, *, brokers: started.append(directory)
-    )
+    monkeypatch.setattr(runtime_start.RuntimeKeeper, "look", lambda self: None)  # as if the program were too short
+    monkeypatch.setattr(runtime_start, "ensure_runtime", lambda directory, *, brokers: started.append(directory))
 
     def train() -> None:
         AuditTrail(tmp_path, "run").log_annotations(rewards=[1.0])
