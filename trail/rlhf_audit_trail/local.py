@@ -20,6 +20,7 @@ from rlhf_audit_ledger.seal import Sealer
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_processors.unpublished import find_unpublished
+from rlhf_audit_processors.window_clock import Instant
 from rlhf_audit_producers.recorder import LaneView
 from rlhf_audit_schemas.errors import ConfigError, FormatError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
@@ -37,10 +38,6 @@ from rlhf_audit_trail.window_sinks import OptionalSinks, WindowSink
 _PUBLISH_EVERY_S = 1.0  # closes that wait are published together, at most once a second
 
 
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
 class LocalTrail:
     """A trail opened for writing. Use as a context manager; everything sealed is stored after ``drain``."""
 
@@ -53,7 +50,7 @@ class LocalTrail:
         partitions: Mapping[str, int] = MappingProxyType({}),
         vault_dir: Path | None = None,
         disk: Disk | None = None,
-        clock_us: Callable[[], int] = _now_us,
+        clock: Callable[[], Instant] = Instant.now,
         sinks: Sequence[WindowSink] = (),
         is_leaving: bool = False,
     ) -> None:
@@ -63,7 +60,7 @@ class LocalTrail:
         self._sinks = OptionalSinks(sinks)
         self.directory = directory
         self._disk = RealDisk() if disk is None else disk
-        self._clock_us = clock_us
+        self._clock = clock
         self._spool = directory / "spool"
         self._vault_dir = directory / "vault" if vault_dir is None else vault_dir
         self._log_name = log_name
@@ -134,7 +131,7 @@ class LocalTrail:
             log_name=self._log_name,
             window_seconds=self._window_seconds,
             partitions=self._new_partitions,
-            now_us=self._clock_us(),
+            now_us=self._clock().wall_us,
             root=self._keys.root.public_key,
             log=self._keys.log.public_key,
             ticker=self._keys.ticker.public_key,
@@ -205,10 +202,10 @@ class LocalTrail:
         """``append``; ``origins`` say from which records of which spool the values come."""
         part = self._partition(stream, partition)
         self._touched.add((stream, partition))
-        if part.append(list(values), self._clock_us(), origins) >= MAX_WINDOW_BYTES:
+        if part.append(list(values), self._clock().wall_us, origins) >= MAX_WINDOW_BYTES:
             self._run(part)
             if part.needs_tick:
-                self._tick(part, flush=True)
+                self._tick(part, closes_now=True)
                 self._run(part)
 
     def work(self) -> None:
@@ -245,7 +242,7 @@ class LocalTrail:
         """
         part = self.part(stream, partition)
         self._run(part)
-        part.switch_to(new_source_id, next_offset, self._clock_us())
+        part.switch_to(new_source_id, next_offset, self._clock().wall_us)
         self._run(part)
 
     def forget_spool(self, log: bytes) -> None:
@@ -259,7 +256,7 @@ class LocalTrail:
             part = self._parts[key]
             self._run(part)
             if part.needs_tick:
-                self._tick(part, flush=True)
+                self._tick(part, closes_now=True)
                 self._run(part)
         self._touched.clear()
         self._publish(is_drained=True)
@@ -270,18 +267,17 @@ class LocalTrail:
             self.windows_stored += 1
             self._sinks.store(window)
 
-    def _tick(self, part: LocalPartition, *, flush: bool) -> None:
+    def _tick(self, part: LocalPartition, *, closes_now: bool) -> None:
         part.tick(
-            self._clock_us(),
-            flush=flush,
+            self._clock().wall_us,
+            closes_now=closes_now,
             global_size=self._sequencer.size,
             global_root=self._sequencer.root,
         )
 
     def _tick_if_due(self, part: LocalPartition) -> None:
-        window = part.state.window
-        if window is not None and self._clock_us() - window.opened_us >= part.settings.stream.window_us:
-            self._tick(part, flush=False)
+        if part.is_time_over(self._clock()):
+            self._tick(part, closes_now=False)
             self._run(part)
 
     def _publish(self, *, is_drained: bool = False) -> None:

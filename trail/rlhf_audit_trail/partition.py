@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_audit_ledger.close import Close
-from rlhf_audit_ledger.control import ControlType, SourceSwitch, Tick, signed_control
+from rlhf_audit_ledger.control import ControlType, SourceSwitch, signed_control
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.reading import control_role
 from rlhf_audit_ledger.seal import Sealed, Sealer
@@ -24,6 +24,7 @@ from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import SealState
 from rlhf_audit_processors.recovery import recover
 from rlhf_audit_processors.seal_loop import SealLoop
+from rlhf_audit_processors.window_clock import Instant, WindowAge, has_to_flush, next_tick
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_sinks.evidence import EvidenceSink
 from rlhf_audit_stores.disk import Disk
@@ -79,6 +80,7 @@ class LocalPartition:
         self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
         self._waiting_bytes = 0
         self._ends_with_tick = True  # what an earlier process left needs no new one
+        self._age = WindowAge(self.settings.stream.window_us, recovered.state, Instant.now())
 
     @property
     def published(self) -> Close | None:
@@ -103,30 +105,30 @@ class LocalPartition:
         self._waiting_bytes += sum(map(len, values))
         return self._waiting_bytes + self._open_bytes
 
-    def tick(self, now_us: int, *, flush: bool, global_size: int, global_root: bytes) -> None:
+    def tick(self, now_us: int, *, closes_now: bool, global_size: int, global_root: bytes) -> None:
         """Append a tick; everything appended before it must be sealed, or its counter would not be the next one.
 
-        It begins a segment of its own: the last source message is kept for a restart, and a tick holds no payload.
+        ``closes_now`` closes the open window whatever its time. Such a tick begins a segment of its own: the last
+        source message is kept for a restart, and a tick holds no payload.
         """
-        window_us = self.settings.stream.window_us
-        ticks = self.state.ticks
-        ts_us = max(now_us, ticks.number * window_us)  # a clock set back must not make the number fall
-        tick = Tick(
-            ledger_id=self.settings.ledger_id,
+        tick = next_tick(
+            self.settings,
+            self.state,
+            now_us,
             source_id=self._source.source_id,
-            stream=self.settings.stream.stream,
-            partition=self.settings.partition,
-            counter=ticks.counter + 1,
-            number=ts_us // window_us,
-            ts_us=ts_us,
-            flush=flush,
+            flush=closes_now or has_to_flush(self.state.ticks, self.settings.stream.window_us, now_us),
             global_size=global_size,
             global_root=global_root,
         )
-        if flush:
+        if closes_now:
             self._source.roll()
         self.append([signed_control(ControlType.TICK, tick.encode(), self._ticker)], now_us)
         self._ends_with_tick = True
+
+    def is_time_over(self, now: Instant) -> bool:
+        """Whether the open window has been open for as long as windows are. Ask several times a second."""
+        age_us = self._age.us(self.state, now)
+        return self.state.window is not None and age_us >= self.settings.stream.window_us
 
     def switch_to(self, new_source_id: bytes, next_offset: int, now_us: int) -> None:
         """Append the last message of this source log; everything before it must be sealed, as for ``tick``.

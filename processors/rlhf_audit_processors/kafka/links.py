@@ -40,7 +40,8 @@ class Links:
     ) -> None:
         self.app, self._kafka, self._header, self._health = app, kafka, header, health
         self.done = asyncio.Event()  # something can be acknowledged
-        self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="seal-read")
+        # As many as partitions may wait for a leader that is gone, or others would wait behind them.
+        self._threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="seal-read")
 
     def is_current(self, generation: int) -> bool:
         """Whether the group still has this generation."""

@@ -127,11 +127,48 @@ class _Window:
         self.number = number
 
 
+class Inbox:
+    """Messages that Faust brought and nobody sealed yet; fetching pauses while there are many.
+
+    It is there before the partition's state is: what comes meanwhile waits, within the same bound.
+    """
+
+    def __init__(self, around: Surroundings, stream: str, partition: int) -> None:
+        self._around, self._stream, self._partition = around, stream, partition
+        self._waiting: deque[Delivered] = deque()
+        self._bytes = 0
+        self._is_paused = False
+        self.arrived = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, delivered: Delivered) -> None:
+        """Take a message from the agent; never waits."""
+        self._waiting.append(delivered)
+        self._bytes += len(delivered.message.value or b"")
+        self.arrived.set()
+        if not self._is_paused and (len(self._waiting) >= FULL_INBOX or self._bytes >= FULL_INBOX_BYTES):
+            self._pause(True)
+
+    def pop_oldest(self) -> Delivered:
+        """The oldest message. Raises IndexError if there is none."""
+        delivered = self._waiting.popleft()
+        self._bytes -= len(delivered.message.value or b"")
+        if self._is_paused and len(self._waiting) <= EMPTY_INBOX and self._bytes <= EMPTY_INBOX_BYTES:
+            self._pause(False)
+        return delivered
+
+    def _pause(self, is_paused: bool) -> None:
+        self._is_paused = is_paused
+        self._around.pause(self._stream, self._partition, is_paused)
+
+
 class OwnedPartition:
     """The sealing of one partition under one generation of the group."""
 
     def __init__(
-        self, sealer: Sealer, state: SealState, around: Surroundings, *, generation: int, clock: TickClock
+        self, sealer: Sealer, state: SealState, around: Surroundings, inbox: Inbox, *, generation: int, clock: TickClock
     ) -> None:
         self.settings = sealer.settings
         self.stream, self.partition = sealer.settings.stream.stream, sealer.settings.partition
@@ -139,12 +176,11 @@ class OwnedPartition:
         self._around = around
         self._source, self._collected = _Handed(state.source_id), _Collected()
         self._loop = SealLoop(sealer, state, self._source, self._collected)
-        self._inbox: deque[Delivered] = deque()
-        self._inbox_bytes = 0
+        self._inbox = inbox
         self._under_way: deque[_UnderWay] = deque()
         self._bytes_under_way = 0
-        self._arrived, self._room = asyncio.Event(), asyncio.Event()
-        self._is_paused = self._is_running = self._is_finishing = False
+        self._room = asyncio.Event()
+        self._is_running = self._is_finishing = False
         self._looked_up_to = 0
         self._window = _Window()
 
@@ -166,21 +202,12 @@ class OwnedPartition:
     def finish(self) -> None:
         """Seal nothing more; what is under way can still be acknowledged."""
         self._is_finishing = True
-        self._arrived.set()
+        self._inbox.arrived.set()
 
     @property
     def waiting(self) -> int:
         """Messages delivered and not sealed."""
         return len(self._inbox)
-
-    def deliver(self, delivered: Delivered) -> None:
-        """Take a message from the agent; never waits."""
-        self._inbox.append(delivered)
-        self._inbox_bytes += len(delivered.message.value or b"")
-        self._arrived.set()
-        is_full = len(self._inbox) >= FULL_INBOX or self._inbox_bytes >= FULL_INBOX_BYTES
-        if is_full and not self._is_paused:
-            self._pause(True)
 
     def settle(self) -> None:
         """Acknowledge what the brokers have, in the order of offsets. Raises what sending raised.
@@ -208,10 +235,7 @@ class OwnedPartition:
             if not self._inbox:
                 await self._wait_for_more()
                 continue
-            delivered = self._inbox.popleft()
-            self._inbox_bytes -= len(delivered.message.value or b"")
-            if self._is_paused and len(self._inbox) <= EMPTY_INBOX and self._inbox_bytes <= EMPTY_INBOX_BYTES:
-                self._pause(False)
+            delivered = self._inbox.pop_oldest()
             if delivered.message.offset > self.state.next_offset and not await self._read_up_to(
                 delivered.message.offset
             ):
@@ -220,9 +244,9 @@ class OwnedPartition:
                 return
 
     async def _wait_for_more(self) -> None:
-        self._arrived.clear()
+        self._inbox.arrived.clear()
         try:
-            await asyncio.wait_for(self._arrived.wait(), STALL_S)
+            await asyncio.wait_for(self._inbox.arrived.wait(), STALL_S)
         except TimeoutError:
             await self._look_for_undelivered()
 
@@ -271,7 +295,3 @@ class OwnedPartition:
             self._room.clear()
             await self._room.wait()
         return True
-
-    def _pause(self, is_paused: bool) -> None:
-        self._is_paused = is_paused
-        self._around.pause(self.stream, self.partition, is_paused)

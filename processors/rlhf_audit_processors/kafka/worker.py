@@ -7,6 +7,11 @@ The order of a takeover, in ``on_rebalance_complete``:
 3. Its next offset is committed, so that Faust goes there: the group's own offsets are hints.
 4. Its task starts.
 
+A partition whose state takes longer than ``WAIT_FOR_STATES_S``, because its
+leader is gone or its objects lag, holds up no other: it begins when its state
+is there. Faust stands anywhere in it then; what it passed over is read by the
+plain reader, what it brings again was sealed before.
+
 A partition that cannot be taken over for a reason a person has to look at is
 left alone, loudly, and the others go on. Any other surprise ends the process
 before anything is acknowledged; whoever supervises it starts it again.
@@ -23,11 +28,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, TypeVar, cast
 
 from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.message import SourceMessage
@@ -36,10 +41,11 @@ from rlhf_audit_ledger.state import SealState
 from rlhf_audit_processors.kafka.faust_app import Patience, make_app
 from rlhf_audit_processors.kafka.global_head import TickSource, WatchedHead
 from rlhf_audit_processors.kafka.links import RETRY_S, Links
-from rlhf_audit_processors.kafka.owned import Acknowledged, Delivered, OwnedPartition
+from rlhf_audit_processors.kafka.owned import Acknowledged, Delivered, Inbox, OwnedPartition
 from rlhf_audit_processors.kafka.sealed_topic import ForkedTopicError, as_sealed
 from rlhf_audit_processors.kafka.taking_over import take_over
 from rlhf_audit_processors.kafka.ticks import TickClock
+from rlhf_audit_processors.window_clock import Instant
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_stores.health import WorkerHealth
 from rlhf_audit_stores.kafka.settings import KafkaSettings
@@ -48,18 +54,17 @@ from rlhf_audit_stores.kafka.topics import TopicFacts, sealed_topic, source_topi
 from rlhf_audit_stores.kafka.wire import RecordName
 from rlhf_audit_stores.objects import ObjectStore
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 CRASHED = 3  # exit status: could not go on; started again it reads its state back
 DRAIN_S = 5.0  # for flush ticks to come back and records to be acknowledged
 STOP_S = 10.0  # for Faust to leave; then the process ends anyway
+WAIT_FOR_STATES_S = 2.0  # of a takeover; most states are there in tenths of a second
 _TURN_S = 0.1
 _LAST_FLIGHT_S = 3.0
 _US = 1_000_000
 Place = tuple[str, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,14 @@ def run_worker(plan: SealPlan, health: WorkerHealth) -> int:
 class SealWorker:
     """One process' share of the partitions."""
 
-    def __init__(self, plan: SealPlan, health: WorkerHealth, *, now_us: Callable[[], int] | None = None) -> None:
+    def __init__(self, plan: SealPlan, health: WorkerHealth) -> None:
         self._plan, self._health = plan, health
-        self._now_us = now_us or (lambda: time.time_ns() // 1000)
+        self._inboxes: dict[Place, Inbox] = {}
+        self._generation = -1  # of the inboxes
         self._owned: dict[Place, OwnedPartition] = {}
         self._tasks: dict[Place, asyncio.Task[None]] = {}
         self._refused: dict[Place, str] = {}
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._stop = asyncio.Event()
         self._measured: set[Place] = set()
         self._streams = {source_topic(plan.kafka.topic_prefix, stream): stream for stream in plan.topics}
@@ -156,11 +162,11 @@ class SealWorker:
         """Route messages to their partitions; nothing is acknowledged here."""
         async for event in stream.noack().events():
             message = event.message
-            owned = self._owned.get((self._streams[message.topic], message.partition))
-            if owned is None or message.generation_id != owned.generation:
+            inbox = self._inboxes.get((self._streams[message.topic], message.partition))
+            if inbox is None or message.generation_id != self._generation:
                 continue
             found = SourceMessage(message.offset, _time_us(message.timestamp), message.value)
-            owned.deliver(Delivered(as_sealed(found), cast(Acknowledged, event)))
+            inbox.put(Delivered(as_sealed(found), cast(Acknowledged, event)))
 
     async def _on_partitions_revoked(self, *_: object, **__: object) -> None:
         self._stop_all()
@@ -179,31 +185,54 @@ class SealWorker:
         flying = [future for owned in self._owned.values() for future in owned.futures() if not future.done()]
         self._stop_all()
         self._owned.clear()
+        self._inboxes.clear()
         self._refused.clear()
         if flying:  # read back what they become rather than seal it again
             await asyncio.wait(flying, timeout=_LAST_FLIGHT_S)
         places = sorted((self._streams[tp.topic], tp.partition) for tp in app.consumer.assignment())
+        self._generation = generation
+        self._inboxes = {place: Inbox(self._links, *place) for place in places}
         began = time.monotonic()
-        states = await asyncio.gather(*(self._state_of(place, generation) for place in places))
+        reading = {
+            place: self._guarded(self._state_of(place, generation), f"{place[0]}/{place[1]}") for place in places
+        }
+        if reading:
+            await asyncio.wait(reading.values(), timeout=WAIT_FOR_STATES_S)
         if not self._links.is_current(generation):
             return  # this runs again for the newer one
-        # Ticks of the owner before us named what it saw: ours must not name less.
-        self._head.renew()
         self._forget_measures(set(places))
-        taken = {place: state for place, state in zip(places, states, strict=True) if state is not None}
-        for place, state in taken.items():
-            clock = TickClock(self._plan.sealers[place].settings, self._plan.ticker, state, self._now_us())
-            self._owned[place] = OwnedPartition(
-                self._plan.sealers[place], state, self._links, generation=generation, clock=clock
-            )
+        states = {place: one.result() for place, one in reading.items() if one.done()}
+        taken = {place: state for place, state in states.items() if state is not None}
         await self._links.go_to({place: state.next_offset for place, state in taken.items()})
         if not self._links.is_current(generation):
             return
-        for place, owned in self._owned.items():
-            self._tasks[place] = self._guarded(owned.run(), owned.settings.name)
+        self._begin(taken, generation)
+        for place, one in reading.items():
+            if place not in states:
+                logger.warning("%s/%d: its state is not read back yet; the others go on", *place)
+                self._guarded(self._begin_late(place, one, generation), f"{place[0]}/{place[1]}")
         logger.info(
             "generation %s: %d partitions taken over in %.2f s", generation, len(taken), time.monotonic() - began
         )
+        self._say_whether_ready()
+
+    def _begin(self, states: Mapping[Place, SealState], generation: int) -> None:
+        """Start the tasks of partitions whose states are read back."""
+        # Ticks of the owner before us named what it saw: ours must not name less.
+        self._head.renew()
+        for place, state in states.items():
+            sealer = self._plan.sealers[place]
+            clock = TickClock(sealer.settings, self._plan.ticker, state, Instant.now())
+            owned = self._owned[place] = OwnedPartition(
+                sealer, state, self._links, self._inboxes[place], generation=generation, clock=clock
+            )
+            self._tasks[place] = self._guarded(owned.run(), owned.settings.name)
+
+    async def _begin_late(self, place: Place, reading: asyncio.Task[SealState | None], generation: int) -> None:
+        state = await reading
+        if state is not None and self._links.is_current(generation) and generation == self._generation:
+            self._begin({place: state}, generation)
+            logger.info("%s/%d: taken over, late", *place)
         self._say_whether_ready()
 
     async def _state_of(self, place: Place, generation: int) -> SealState | None:
@@ -268,12 +297,12 @@ class SealWorker:
         self._measure()
 
     def _measure(self) -> None:
-        now_us = self._now_us()
+        now = Instant.now()
         for (stream, number), owned in self._owned.items():
             end = self._links.highwater(stream, number)
             lag = owned.waiting if end is None else max(0, end - owned.state.next_offset)
             self._health.seal_lag_messages.labels(stream, str(number)).set(lag)
-            age_us = owned.clock.age_us(owned.state, now_us)
+            age_us = owned.clock.age_us(owned.state, now)
             self._health.window_age_seconds.labels(stream, str(number)).set(age_us / _US)
             self._measured.add((stream, number))
 
@@ -295,7 +324,7 @@ class SealWorker:
             return False
         if owned.is_at_work and self._links.is_current(owned.generation):
             size = owned.window_bytes
-            tick = owned.clock.due(owned.state, self._now_us(), head, window_bytes=size, is_draining=is_draining)
+            tick = owned.clock.due(owned.state, Instant.now(), head, window_bytes=size, is_draining=is_draining)
             if tick is not None:
                 self._guarded(self._write_tick(tick, owned), f"tick of {owned.settings.name}")
         return True
@@ -315,7 +344,7 @@ class SealWorker:
         left, flushed = dict(self._owned), set[Place]()
         while left and time.monotonic() < deadline:
             for place, owned in list(left.items()):
-                if owned.clock.is_under_way(owned.state, self._now_us()):
+                if owned.clock.is_under_way(owned.state, Instant.now()):
                     continue
                 if place not in flushed and owned.state.window is not None:
                     if self._write_tick_if_due(owned, is_draining=True):
@@ -328,15 +357,16 @@ class SealWorker:
             await asyncio.sleep(_TURN_S / 4)
 
     def _say_whether_ready(self) -> None:
-        reason = next(iter(self._refused.values()), "")
+        late = (f"{place[0]}/{place[1]} is not taken over yet" for place in sorted(self._inboxes.keys() - self._owned))
+        reason = next(iter(self._refused.values()), "") or next(late, "")
         self._health.ready(not reason, reason)
 
-    def _guarded(self, work: Any, name: str) -> asyncio.Task[None]:
+    def _guarded(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """A task whose failure ends the process."""
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(work)
         self._background.add(task)  # the loop itself holds tasks weakly
 
-        def look(done: asyncio.Task[None]) -> None:
+        def look(done: asyncio.Task[T]) -> None:
             self._background.discard(done)
             if not done.cancelled() and (error := done.exception()) is not None:
                 self._die(name, error)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from builders import SOURCE_ID, START_US, TICKER, Lane, make_sealer, messages, sealed_from
 from rlhf_audit_ledger.message import SourceMessage
-from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_ledger.state import first_state
 from rlhf_audit_processors.kafka import owned as module
-from rlhf_audit_processors.kafka.owned import FULL_INBOX, Delivered, OwnedPartition
+from rlhf_audit_processors.kafka.owned import FULL_INBOX, Delivered, Inbox, OwnedPartition
 from rlhf_audit_processors.kafka.sealed_topic import MAX_IN_FLIGHT
 from rlhf_audit_processors.kafka.ticks import TickClock
+from rlhf_audit_processors.window_clock import Instant
+from surroundings import Around
 
 SEALER = make_sealer()
 FIRST = first_state(SEALER.settings, SOURCE_ID)
@@ -32,46 +33,6 @@ class Event:
         return True
 
 
-@dataclass
-class Around:
-    """The worker's side: brokers that acknowledge when told, a source that can be read in full."""
-
-    source: Sequence[SourceMessage]
-    is_slow: bool = False
-    generation: int = 1
-    end: int | None = None
-    sent: list[tuple[bytes, asyncio.Future[object]]] = field(default_factory=list)
-    counted: list[Sealed] = field(default_factory=list)
-    read: list[tuple[int, int]] = field(default_factory=list)
-    paused: list[bool] = field(default_factory=list)
-
-    def is_current(self, generation: int) -> bool:
-        return generation == self.generation
-
-    async def send(self, stream: str, partition: int, record: bytes) -> asyncio.Future[object]:
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        if not self.is_slow:
-            future.set_result(None)
-        self.sent.append((record, future))
-        return future
-
-    async def read_source(self, stream: str, partition: int, first: int, end: int) -> Sequence[SourceMessage]:
-        self.read.append((first, end))
-        return [message for message in self.source if first <= message.offset < end][:2]
-
-    def highwater(self, stream: str, partition: int) -> int | None:
-        return self.end
-
-    def pause(self, stream: str, partition: int, is_paused: bool) -> None:
-        self.paused.append(is_paused)
-
-    def wake_acker(self) -> None:
-        """Tests settle by hand."""
-
-    def settled(self, stream: str, partition: int, records: Sequence[Sealed]) -> None:
-        self.counted += records
-
-
 def source_of(count: int, *, without: Sequence[int] = (), nulls: Sequence[int] = ()) -> list[SourceMessage]:
     lane = Lane(SEALER.settings)
     all_of_them = messages([None if n in nulls else lane.cut().value for n in range(count)])
@@ -83,13 +44,14 @@ class Run:
 
     def __init__(self, around: Around) -> None:
         self.around = around
-        clock = TickClock(SEALER.settings, TICKER, FIRST, START_US)
-        self.part = OwnedPartition(SEALER, FIRST, around, generation=1, clock=clock)
+        clock = TickClock(SEALER.settings, TICKER, FIRST, Instant(START_US, 0))
+        self.inbox = Inbox(around, SEALER.settings.stream.stream, SEALER.settings.partition)
+        self.part = OwnedPartition(SEALER, FIRST, around, self.inbox, generation=1, clock=clock)
         self.acked: list[int] = []
 
     def deliver(self, deliveries: Sequence[SourceMessage]) -> None:
         for message in deliveries:
-            self.part.deliver(Delivered(message, Event(message.offset, self.acked)))
+            self.inbox.put(Delivered(message, Event(message.offset, self.acked)))
 
     async def until(self, is_done: Callable[[], bool]) -> None:
         for _ in range(2000):

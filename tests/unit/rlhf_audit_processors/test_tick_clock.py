@@ -9,6 +9,7 @@ from rlhf_audit_ledger.seal import Sealer
 from rlhf_audit_ledger.state import first_state
 from rlhf_audit_processors.kafka.global_head import GlobalHead
 from rlhf_audit_processors.kafka.ticks import MAX_WINDOW_BYTES, TICK_TIMEOUT_US, TickClock
+from rlhf_audit_processors.window_clock import Instant
 
 HEAD = GlobalHead(7, bytes([7]) * 32)
 
@@ -21,11 +22,16 @@ class World:
         self.lane = Lane(self.sealer.settings)
         self.state = first_state(self.sealer.settings, SOURCE_ID)
         self.now_us = START_US
+        self.set_back_us = 0
         self.clock = self.new_clock()
         self.closes = 0
 
+    @property
+    def now(self) -> Instant:
+        return Instant(self.now_us - self.set_back_us, self.now_us - START_US)
+
     def new_clock(self) -> TickClock:
-        return TickClock(self.sealer.settings, TICKER, self.state, self.now_us)
+        return TickClock(self.sealer.settings, TICKER, self.state, self.now)
 
     def seal(self, value: bytes, ts_us: int | None = None) -> None:
         self.state, sealed = sealed_from(
@@ -39,7 +45,7 @@ class World:
         self.seal(self.lane.cut().value, ts_us)
 
     def due(self, **how: int | bool) -> bytes | None:
-        return self.clock.due(self.state, self.now_us, HEAD, **how)  # type: ignore[arg-type]  # named as they are there
+        return self.clock.due(self.state, self.now, HEAD, **how)  # type: ignore[arg-type]  # named as they are there
 
     def turn(self, after_us: int = 0) -> bool:
         """Let time pass; write and seal the tick that is due."""
@@ -145,6 +151,21 @@ def test_a_clock_set_back_still_closes_windows() -> None:
     assert world.turn(1)
     assert world.closes == 2
     assert world.state.window is None
+
+
+def test_a_clock_set_back_or_forward_under_an_open_window_changes_nothing() -> None:
+    for set_back_us in (3_600_000_000, -3_600_000_000):
+        world = World()
+        world.batch()
+        assert not world.turn()
+        world.set_back_us = set_back_us
+        assert not world.turn(WINDOW_US - 1)
+        assert world.turn(1)
+        assert world.closes == 1
+        world.batch()
+        assert not world.turn()
+        assert world.turn(WINDOW_US)
+        assert world.closes == 2
 
 
 def test_in_mode_strong_every_window_gets_a_tick() -> None:
