@@ -74,7 +74,7 @@ class _Source:
         while underway and underway[0].is_settled:
             parcel = underway.popleft()
             self.offset = parcel.offset + 1
-            if parcel.head is not None:
+            if parcel.head is not None and not parcel.is_refused:  # a lane is as far as brokers have it
                 self.lanes[parcel.head.stream, parcel.head.partition] = parcel.head
         return self.offset != before
 

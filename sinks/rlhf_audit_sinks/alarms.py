@@ -1,8 +1,10 @@
 """Alarm records: what a sink found that must never be, kept in a file until a person looks at it.
 
-``DIR/alarms/<sink>-<stream>-<partition>-<topic offset>.json``, made once and
-never overwritten, so a sink that is started again and finds the same writes
-nothing new. It names places and digests and holds no payload.
+``DIR/alarms/<sink>-<topic>-<partition>-<topic offset>-<what>.json``, made once
+and never overwritten: a sink that is started again and finds the same writes
+nothing new, and one that finds something else at the same place writes another
+(``<what>`` is a digest of the finding; the offset is -1 where no message was
+read yet). It names places and digests and holds no payload.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Alarm:
 
 def write_alarm(folder: Path, alarm: Alarm, disk: Disk | None = None) -> Path:
     """Keep the alarm durably; one that stands there already is left as it is."""
-    path = folder / f"{alarm.sink}-{alarm.topic}-{alarm.partition}-{alarm.topic_offset}.json"
+    found = json.dumps([alarm.kind, alarm.message, alarm.record_sha256, alarm.expected_sha256]).encode()
+    what = hashlib.sha256(found).hexdigest()[:8]
+    path = folder / f"{alarm.sink}-{alarm.topic}-{alarm.partition}-{alarm.topic_offset}-{what}.json"
     data = json.dumps(asdict(alarm), indent=2).encode() + b"\n"
     with suppress(AlreadyStoredError):
         create_file_durably(RealDisk() if disk is None else disk, path, data)

@@ -6,7 +6,8 @@ hold one partition for a moment store the same bytes under the same names.
 Position. A partition begins unplaced and paused. The store says from which
 source offset on it is to be read; ``locate`` finds a place in the topic that
 is not behind it, with the committed offset as a first guess. What is read again
-is compared and dropped.
+is compared and dropped. A partition whose brokers do not say where it is waits
+alone, asked again with growing pauses, and holds up no other.
 
 Store down. The window that could not be stored waits, everything is paused,
 and the group is served meanwhile; tried again with growing pauses.
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 _FETCH = 64  # messages taken at a time: at most as many wait here while the store is down
 _POLL_S, _ASK_S = 0.2, 5.0
+_PLACE_SILENCE_S, _LONGEST_PLACE_PAUSE_S = 5.0, 20.0  # the others wait while one is asked for: not long, and not often
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
 
@@ -61,7 +63,8 @@ class _Feed:
     """One assigned partition. ``assembler`` is None until it is placed; ``waiting`` is closed and not stored yet.
 
     ``next_offset`` and ``stored_offset`` are those of the topic. ``gap_at`` is the source offset whose record was
-    missing once; the partition is then read ``is_from_the_start``.
+    missing once; the partition is then read ``is_from_the_start``. ``pause_s`` is above 0 while its brokers do not
+    answer: placed again at ``place_at``.
     """
 
     settings: PartitionSettings
@@ -71,6 +74,8 @@ class _Feed:
     stored_offset: int = 0
     gap_at: int | None = None
     is_from_the_start: bool = False
+    place_at: float = 0.0
+    pause_s: float = 0.0
     backlog: deque[Message] = field(default_factory=deque)
 
 
@@ -202,12 +207,18 @@ class WindowFollower:
     # Positions.
 
     def _place_one(self) -> bool:
-        """Place the next partition that is not; returns whether there was one."""
+        """Place the next partition whose turn it is; returns whether there was one."""
         for key, feed in list(self._feeds.items()):
-            if feed.assembler is None:
+            if feed.assembler is None and time.monotonic() >= feed.place_at:
                 self._place(key, feed)
                 return True
         return False
+
+    def _wait_alone(self, key: Key, feed: _Feed, error: BrokerError) -> None:
+        if not feed.pause_s:
+            logger.warning("%s[%d] waits for its brokers, the others go on: %s", *key, error)
+        feed.pause_s = min(max(2 * feed.pause_s, _FIRST_PAUSE_S), _LONGEST_PLACE_PAUSE_S)
+        feed.place_at = time.monotonic() + feed.pause_s
 
     def _place(self, key: Key, feed: _Feed) -> None:
         """Ask the store where it is and go there, serving the group meanwhile."""
@@ -228,13 +239,15 @@ class WindowFollower:
                 self._seek(key, offset)
                 feed.assembler = WindowAssembler(feed.settings, self._quarantine_key, state)
                 feed.waiting, feed.next_offset, feed.stored_offset = None, offset, offset
-                feed.is_from_the_start = False
+                feed.is_from_the_start, feed.pause_s = False, 0.0
                 window = 0 if state is None else state.window_id
                 logger.info("%s[%d]: window %d from topic offset %d", *key, window, offset)
         except PlacingStoppedError as error:
             logger.info("%s", error)
         except OffsetsGoneError as error:  # retention was quicker than we
-            raise BrokerError(f"{key[0]}[{key[1]}]: {error}") from error
+            self._wait_alone(key, feed, BrokerError(str(error)))
+        except BrokerError as error:
+            self._wait_alone(key, feed, error)
         except TamperError as error:
             raise self._alarmed(error, key, -1, None) from error
         finally:
@@ -246,7 +259,7 @@ class WindowFollower:
                 return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ASK_S)[0])
             except (KafkaException, TypeError) as error:
                 raise BrokerError(f"{key[0]}[{key[1]}]: no answer to where it begins") from error
-        with PartitionTail(self._kafka, *key) as tail:
+        with PartitionTail(self._kafka, *key, silence_s=_PLACE_SILENCE_S) as tail:
             return locate(tail, state, guess=self._committed(key), keep_on=keep_on)
 
     def _committed(self, key: Key) -> int:
@@ -384,7 +397,9 @@ class WindowFollower:
             self._consumer.resume(placed)
 
     def _report(self) -> None:
-        self._health.ready(bool(self._feeds) and not self._pause_s, "no partition assigned")
+        alone = next((key for key, feed in self._feeds.items() if feed.pause_s), None)
+        why = "no partition assigned" if alone is None else f"{alone[0]}[{alone[1]}]: its brokers do not answer"
+        self._health.ready(bool(self._feeds) and alone is None and not self._pause_s, why)
         for key, feed in self._feeds.items():
             try:
                 _, high = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)

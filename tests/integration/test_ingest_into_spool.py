@@ -15,8 +15,10 @@ import pytest
 from feeding import feed, recording
 from rlhf_audit_producers import spool_log
 from rlhf_audit_producers.ingest_report import IngestReport
+from rlhf_audit_producers.spool_files import done_epoch, write_heads
 from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
 from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.epochs import producer_folder_name
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.ledger_facts import known_facts, ledger_facts
 from rlhf_audit_trail.local import LocalTrail
@@ -193,3 +195,31 @@ def test_a_full_spool_makes_ingest_wait_not_fail(
         assert ingest(recorder, file).outcome == "ingested"
     assert said[0].startswith("waiting for the shipper")
     assert items(trail) == Counter(f"item{n}" for n in range(ROWS) if n != 17)
+
+
+def test_a_batch_that_no_broker_takes_is_told_and_holds_up_no_ingest(trail: Path) -> None:
+    said: list[str] = []
+    folder = trail / "spool" / "producers" / producer_folder_name("ingest/0022")
+
+    def ship() -> None:
+        """The shipper's part: the only batch was too large, so the lane is where it was."""
+        if done_epoch(RealDisk(), folder) < 0:
+            write_heads(RealDisk(), folder, 0, [])
+
+    recorder = SpoolRecorder(
+        trail,
+        known_facts(trail),
+        FolderStore(trail / "objects"),
+        RealDisk(),
+        ensure_shipper=ship,
+        say=said.append,
+        patience_s=1.0,
+    )
+    with recorder:
+        recorder.take_epoch("ingest/0022")
+        recorder.append("annotations", 0, [b"larger than any broker takes"])
+        recorder.drain()
+        assert recorder.lanes_of("ingest/0022") == []
+    (line,) = said
+    assert line.startswith("1 lane without an end")
+    assert "max.message.bytes" in line

@@ -73,7 +73,7 @@ def make_world(place: Path, *, windows: int = 10, batches: int = 3, events: int 
                     world.events += events
                 part.append([b"rubbish %d" % window], START_US + window * 1_000_000)
                 list(part.work())
-                part.tick(START_US + window * 1_000_000, flush=True, global_size=2, global_root=root)
+                part.tick(START_US + window * 1_000_000, closes_now=True, global_size=2, global_root=root)
                 key = ("annotations", number)
                 for each in part.work():
                     world.records.setdefault(key, []).extend(one.record.encode() for one in each.sealed)

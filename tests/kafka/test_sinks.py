@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -25,9 +26,10 @@ from rlhf_audit_schemas.errors import TransportError
 from rlhf_audit_sinks.kafka_windows import WindowFollower
 from rlhf_audit_sinks.window_stores import ObjectsWindows
 from rlhf_audit_stores.health import WorkerHealth
+from rlhf_audit_stores.kafka.errors import BrokerError
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.keys import load_secret
-from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_stores.objects import FolderStore, ObjectStore
 from rlhf_audit_trail.places import need_ledger
 from rlhf_audit_trail.sinking import all_partitions
 
@@ -269,21 +271,72 @@ def silent_bucket() -> None:
     raise TransportError("the object store did not answer: TimeoutError")
 
 
+Follower = TypeVar("Follower", bound=WindowFollower)
+
+
+def follower_of(
+    kind: type[Follower], world: SealedWorld, kafka_settings: KafkaSettings, objects: ObjectStore, health: WorkerHealth
+) -> Follower:
+    """A sink of objects in this process."""
+    return kind(
+        kafka_settings,
+        all_partitions(need_ledger(world.trail, objects)),
+        ObjectsWindows(objects, FolderStore(world.trail / "vault"), load_secret(world.trail / "keys" / "vault.key")),
+        quarantine_key=load_secret(world.trail / "keys" / "quarantine.key"),
+        health=health,
+        alarms=world.trail / "alarms",
+    )
+
+
+class LeaderGone(WindowFollower):
+    """Nobody says where one partition is."""
+
+    gone = 0
+    asked = 0
+
+    def _locate(self, key: tuple[str, int], *how: Any) -> int:
+        if key[0].endswith("sealed.annotations") and key[1] == self.gone:
+            self.asked += 1
+            raise BrokerError("no leader")
+        return super()._locate(key, *how)
+
+
+def test_a_partition_whose_leader_is_gone_holds_up_no_other(world: SealedWorld, kafka_settings: KafkaSettings) -> None:
+    health = WorkerHealth("sink")
+    follower = follower_of(LeaderGone, world, kafka_settings, FolderStore(world.trail / "objects"), health)
+
+    def stored_of(folder: Path, number: int) -> int:
+        return sum(1 for _ in (folder / "objects" / "segments" / "annotations" / str(number)).rglob("*.avro"))
+
+    counts = {number: stored_of(world.reference, number) for number in range(4)}
+    follower.gone = max(counts, key=lambda number: counts[number])
+    others = [number for number in counts if number != follower.gone]
+    assert counts[follower.gone] > 0
+    assert sum(counts[number] for number in others) > 0
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(follower.run, stop.is_set)
+        try:
+            SealedFeed(kafka_settings, world.records).all()
+            until(lambda: running.done() or all(stored_of(world.trail, number) == counts[number] for number in others))
+            assert stored_of(world.trail, follower.gone) == 0
+            assert "its brokers do not answer" in (health.unready() or "")
+            assert follower.asked > 1
+            follower.gone = -1
+            until(lambda: running.done() or is_stored(world, world.trail))
+            until(lambda: running.done() or health.unready() is None)
+        finally:
+            stop.set()
+        running.result()
+
+
 @pytest.mark.parametrize("trouble", [full_disk, silent_bucket, lambda: time.sleep(0.05)], ids=["full", "down", "slow"])
 def test_a_store_that_is_full_down_or_slow_pauses_the_sink_and_loses_nothing(
     world: SealedWorld, kafka_settings: KafkaSettings, trouble: Callable[[], None]
 ) -> None:
     objects = FailingStore(world.trail / "objects")
     health = WorkerHealth("sink")
-    key = load_secret(world.trail / "keys" / "vault.key")
-    follower = WindowFollower(
-        kafka_settings,
-        all_partitions(need_ledger(world.trail, objects)),
-        ObjectsWindows(objects, FolderStore(world.trail / "vault"), key),
-        quarantine_key=load_secret(world.trail / "keys" / "quarantine.key"),
-        health=health,
-        alarms=world.trail / "alarms",
-    )
+    follower = follower_of(WindowFollower, world, kafka_settings, objects, health)
 
     def metric(name: str) -> float | None:
         return health.registry.get_sample_value(f"rlhf_audit_{name}", {"sink": "objects"})

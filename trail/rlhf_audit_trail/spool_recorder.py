@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from rlhf_audit_producers.recorder import EventCounts, LaneView
+from rlhf_audit_producers.shipper import REFUSED_FOLDER
 from rlhf_audit_producers.spool_files import (
     ProducerLock,
     acquire_name,
@@ -34,6 +35,7 @@ from rlhf_audit_stores.disk import Disk, DiskFullError
 from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_stores.epochs import Epoch, last_epoch, producer_folder_name, take_epoch
 from rlhf_audit_stores.objects import ObjectStore
+from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.stored_lanes import StoredLanes
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,6 @@ class SpoolRecorder:
         self._log: SpoolLog | None = None
         self._stored: StoredLanes | None = None
         self._places: set[tuple[str, int]] = set()
-        self._epoch = 0
         self._look_after_shipper_at = 0.0
         make_folders_durably(disk, self._spool)
 
@@ -111,7 +112,7 @@ class SpoolRecorder:
         if self._stored is None or self._stored.producer != producer:
             self._stored = StoredLanes(self._objects, self._facts.partitions, producer)
             self._stored.skip_stored()
-        self._epoch, self._places = epoch.number, set()
+        self._places = set()
         folder = epoch_folder(lock.folder, epoch.number)
         self._log = SpoolLog(self._facts, folder, self._disk, quota_bytes=self._quota_bytes)
         return epoch
@@ -147,10 +148,18 @@ class SpoolRecorder:
         producer, stored = self._lock.producer, self._stored
         self._close()
         self._wait_until_shipped(producer)
+        heads = self._heads_of(producer)
+        ended = {(head.stream, head.partition) for head in heads if head.ended}
+        if refused := len(self._places - ended):
+            self._say(
+                f"{counted(refused, 'lane')} without an end: the brokers call batches too large; their bytes are kept "
+                f"in {self._spool / REFUSED_FOLDER}, and the ledger says so. Raise max.message.bytes "
+                "(`rlhf-audit topics check`), then ingest again"
+            )
         if stored is None:
             return
         deadline = time.monotonic() + self._patience_s
-        while not self._is_stored(stored):
+        while not self._is_stored(stored, heads):
             if time.monotonic() >= deadline:
                 self._say(
                     "everything is acknowledged by the brokers, and not all of it stored yet: do `rlhf-audit seal`, "
@@ -169,8 +178,7 @@ class SpoolRecorder:
 
     def _all_stored_of(self, producer: str) -> StoredLanes:
         self._wait_until_shipped(producer)
-        folder = self._spool / "producers" / producer_folder_name(producer)
-        heads = read_heads(self._disk, folder, done_epoch(self._disk, folder))
+        heads = self._heads_of(producer)
         if self._stored is None or self._stored.producer != producer:
             self._stored = StoredLanes(self._objects, self._facts.partitions, producer)
         deadline = time.monotonic() + self._patience_s
@@ -185,10 +193,15 @@ class SpoolRecorder:
                 )
             time.sleep(_LOOK_AGAIN_S)
 
-    def _is_stored(self, stored: StoredLanes) -> bool:
+    def _heads_of(self, producer: str) -> list[LaneView]:
+        """How far the brokers have its last epoch."""
+        folder = self._spool / "producers" / producer_folder_name(producer)
+        return read_heads(self._disk, folder, done_epoch(self._disk, folder))
+
+    @staticmethod
+    def _is_stored(stored: StoredLanes, heads: Sequence[LaneView]) -> bool:
         stored.look()
-        ended = {(lane.stream, lane.partition) for lane in stored.lanes if lane.epoch == self._epoch and lane.ended}
-        return self._places <= ended
+        return _reach(stored.lanes, heads)
 
     def _wait_until_shipped(self, producer: str) -> None:
         folder = self._spool / "producers" / producer_folder_name(producer)

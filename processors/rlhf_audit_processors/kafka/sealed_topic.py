@@ -32,8 +32,8 @@ from rlhf_audit_stores.stored_state import RefusedToGoOnError
 MAX_IN_FLIGHT = 64  # records of one partition that a worker sends before it waits: a zombie has no more to say
 LOOK_BACK = 2 * MAX_IN_FLIGHT
 _GROWTH = 4
-# 2**52 ms: beyond it a time in microseconds would not fit what the format has for it; anybody may send one.
-_MAX_US = (1 << 52) * 1000
+# Anybody may send any time; up to 2**50 ms every reader reads it alike, those that make float seconds of it too.
+_MAX_US = (1 << 50) * 1000
 
 
 class ForkedTopicError(RefusedToGoOnError):
@@ -55,9 +55,14 @@ class Tail(Protocol):
 
 
 def as_sealed(message: SourceMessage) -> SourceMessage:
-    """A message as the seal step sees it: without wire header, its time within what the format holds."""
+    """A message as the seal step sees it: without wire header, its time within what every reader reads alike."""
     value = None if message.value is None else strip_header(message.value)
     return SourceMessage(message.offset, max(-_MAX_US, min(message.ts_us, _MAX_US)), value)
+
+
+def time_us(timestamp_s: float | None) -> int:
+    """CreateTime in whole milliseconds, times 1000, from the seconds that Faust makes of it; for ``as_sealed``."""
+    return round((-0.001 if timestamp_s is None else timestamp_s) * 1000) * 1000
 
 
 class SourceTopic:

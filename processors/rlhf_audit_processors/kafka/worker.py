@@ -42,7 +42,7 @@ from rlhf_audit_processors.kafka.faust_app import Patience, make_app
 from rlhf_audit_processors.kafka.global_head import TickSource, WatchedHead
 from rlhf_audit_processors.kafka.links import RETRY_S, Links
 from rlhf_audit_processors.kafka.owned import Acknowledged, Delivered, Inbox, OwnedPartition
-from rlhf_audit_processors.kafka.sealed_topic import ForkedTopicError, as_sealed
+from rlhf_audit_processors.kafka.sealed_topic import ForkedTopicError, as_sealed, time_us
 from rlhf_audit_processors.kafka.taking_over import take_over
 from rlhf_audit_processors.kafka.ticks import TickClock
 from rlhf_audit_processors.window_clock import Instant
@@ -165,7 +165,7 @@ class SealWorker:
             inbox = self._inboxes.get((self._streams[message.topic], message.partition))
             if inbox is None or message.generation_id != self._generation:
                 continue
-            found = SourceMessage(message.offset, _time_us(message.timestamp), message.value)
+            found = SourceMessage(message.offset, time_us(message.timestamp), message.value)
             inbox.put(Delivered(as_sealed(found), cast(Acknowledged, event)))
 
     async def _on_partitions_revoked(self, *_: object, **__: object) -> None:
@@ -382,8 +382,3 @@ class SealWorker:
             logger.critical("because of", exc_info=error)
         logging.shutdown()
         os._exit(CRASHED)
-
-
-def _time_us(timestamp_s: float | None) -> int:
-    """CreateTime in whole milliseconds, times 1000, from the seconds that Faust makes of it."""
-    return round((-0.001 if timestamp_s is None else timestamp_s) * 1000) * 1000

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builders import LOG, SOURCE_ID, Lane, make_sealer, messages, sealed_from, tick_value
 from rlhf_audit_ledger.message import SourceMessage
 from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_ledger.state import SealState, first_state
-from rlhf_audit_processors.kafka.sealed_topic import LOOK_BACK, ForkedTopicError, SealedTopic, as_sealed
+from rlhf_audit_processors.kafka.sealed_topic import LOOK_BACK, ForkedTopicError, SealedTopic, as_sealed, time_us
 from rlhf_audit_processors.kafka.taking_over import take_over
 from rlhf_audit_stores.kafka.wire import with_header
 from rlhf_audit_stores.objects import MemoryStore
@@ -113,6 +113,15 @@ def test_a_wire_header_is_dropped_and_times_stay_within_the_format() -> None:
     assert as_sealed(SourceMessage(3, 5_000, None)).value is None
     for ts_us in (2**62 * 1000, -(2**62) * 1000):
         sealed_from(SEALER, [as_sealed(SourceMessage(0, ts_us, value))])
+
+
+@given(st.integers(-(2**63), 2**63 - 1) | st.integers(-(2**52), 2**52) | st.integers(2**50 - 9, 2**50 + 9))
+@example(-1)
+@example(1 << 51)
+@example((1 << 52) + 1)
+def test_every_reader_reads_the_same_time(create_time_ms: int) -> None:
+    by_faust = SourceMessage(0, time_us(create_time_ms / 1000.0), None)
+    assert as_sealed(by_faust) == as_sealed(SourceMessage(0, create_time_ms * 1000, None))
 
 
 def taken_over(sealed: Sequence[bytes], source: ListTail, objects: MemoryStore | None = None) -> SealState:

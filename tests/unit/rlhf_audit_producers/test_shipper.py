@@ -12,11 +12,12 @@ from rlhf_audit_ledger.batch import BatchBody, batch_head, encode_batch, open_en
 from rlhf_audit_producers import spool_log
 from rlhf_audit_producers.shipper import MAX_UNDERWAY, REFUSED_FOLDER
 from rlhf_audit_producers.shipper_positions import SHIPPED_FILE, read_positions
-from rlhf_audit_producers.spool_files import SpoolRef, pack_spool_record, producers, write_name
+from rlhf_audit_producers.spool_files import SpoolRef, pack_spool_record, producers, read_heads, write_name
 from rlhf_audit_producers.spool_lock import acquire_drain, is_drained_by_somebody
 from rlhf_audit_producers.spool_notices import say_lost, write_notice
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.epochs import producer_folder_name
 from rlhf_audit_stores.kafka.wire import strip_header
 from rlhf_audit_stores.recordlog import RecordLog
 from shipping import Answer, Brokers, Clock, ship_all, shipper
@@ -315,6 +316,18 @@ def test_a_batch_no_broker_takes_is_kept_aside_and_declared_and_the_lane_goes_on
     (fault,) = brokers.events("fault")
     assert (fault["producer"], fault["row_bytes"]) == ("run/0", kept.stat().st_size)
     assert files(tmp_path) == []
+
+
+def test_the_heads_of_an_epoch_reach_as_far_as_the_brokers_have_it(tmp_path: Path) -> None:
+    spool, queue = writer(tmp_path)
+    spool.open()
+    queue.put(withdrawals(0, 1, padding=5000))
+    spool.turn()
+    spool.close("finished")
+    brokers = Brokers(lambda topic, partition, value: "too large" if topic == "audit.annotations" else "ok")
+    ship_all(tmp_path, brokers)
+    heads = read_heads(RealDisk(), tmp_path / "spool" / "producers" / producer_folder_name("run/0"), 0)
+    assert [(head.stream, head.ended) for head in heads] == [("lifecycle", True)]
 
 
 def test_a_statement_is_said_once_even_if_its_spool_was_shipped_and_deleted_meanwhile(tmp_path: Path) -> None:

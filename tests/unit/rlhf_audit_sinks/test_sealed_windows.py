@@ -101,7 +101,7 @@ def test_windows_of_a_whole_local_trail_come_out_equal(tmp_path: Path) -> None:
             events = [annotation(n) for n in range(number * 10, number * 10 + 7)]
             trail.append("annotations", 0, [batch(trail, events, producer=f"p{number}"), b"garbage"])
             trail.work()
-            part.tick(START_US, flush=True, global_size=2, global_root=bytes(32))
+            part.tick(START_US, closes_now=True, global_size=2, global_root=bytes(32))
             kept += part.work()
         log = SealedLog.open(tmp_path / "trail" / "spool" / "annotations" / "0" / "sealed", RealDisk())
         data = [record for _, record in log.read_from(1)]

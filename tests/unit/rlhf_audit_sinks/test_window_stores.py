@@ -123,6 +123,9 @@ def test_an_alarm_names_places_and_digests_and_is_never_overwritten(tmp_path: Pa
     raw = json.loads(kept)
     assert (raw["kind"], raw["topic_offset"], raw["expected_sha256"]) == ("ForkError", 9, bytes(32).hex())
     assert path.stat().st_mode & 0o777 == 0o600
-    again = Alarm.of(TamperError("another"), "objects", "audit.sealed.annotations", 1, 9, None, 6)
+    again = Alarm.of(error, "objects", "audit.sealed.annotations", 1, 9, b"secret", 6)
     assert write_alarm(tmp_path, again) == path
+    assert path.read_bytes() == kept
+    another = Alarm.of(TamperError("another"), "objects", "audit.sealed.annotations", 1, 9, None, 6)
+    assert write_alarm(tmp_path, another) != path
     assert path.read_bytes() == kept
