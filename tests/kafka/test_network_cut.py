@@ -47,15 +47,7 @@ NAMES = {"both": "controller and coordinator", "leader": "neither controller nor
 }
 SLACK = 4.0  # never a timed test: what was measured is printed, and this only tells a pause from a standstill
 PER_CALL, CALL_EVERY_S = 120, 0.2
-# The last two are for the moment when it comes back: until its replicas fetch again, which is after the socket's
-# time-out, acknowledgements of all partitions wait for it as long as it does not count as lagging. Both are 30 s by
-# default, and then output pauses for 30 s less the length of the cut.
-OVERRIDES = {
-    "broker.session.timeout.ms": "3000",
-    "broker.heartbeat.interval.ms": "500",
-    "replica.socket.timeout.ms": "5000",
-    "replica.lag.time.max.ms": "10000",
-}
+OVERRIDES = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,10 @@ def server_properties(
         # a dead broker is fenced after this; 9 s by default, and then its partitions pause as long
         "broker.session.timeout.ms": 6000,
         "broker.heartbeat.interval.ms": 1000,
+        # 30 s by default: a broker that was cut off waits so long for the answer to its last fetch, and so long
+        # acknowledgements of all partitions wait for it while it counts as in sync (docs/design/0004-kafka.md)
+        "replica.socket.timeout.ms": 5000,
+        "replica.lag.time.max.ms": 10000,
         "num.network.threads": 2,
         "num.io.threads": 2,
         "log.cleaner.dedupe.buffer.size": 4_000_000,
