@@ -42,6 +42,7 @@ from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
 from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
 from rlhf_audit_trail.local import LocalTrail
 from rlhf_audit_trail.partition import SealedWindow
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_ask import live_asker, rows_of
 from rlhf_audit_trail.query_copy import Evidence, catch_up
 from rlhf_audit_trail.query_copy_feed import QueryCopyFeed
@@ -165,7 +166,7 @@ def _inserted(
     engine = EmbeddedEngine(folder / f"restored{number}")
     client = engine.client()
     restored = ClickHouseSink(client)
-    evidence = Evidence.of(folder / "trail", folder / "trail" / "vault")
+    evidence = Evidence.of(StoredTrail.of(folder / "trail"))
     restore_s, _ = timed(lambda: catch_up(restored, evidence))
     assert _count(client) == len(bodies)
     client.close()

@@ -62,6 +62,7 @@ class Handler(HttpHandler):
         fmt = keys.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
         try:
             with self.lock:
+                self.engine.query(f"USE {keys.get('database') or 'default'}")
                 answer = self._insert(query, body, settings) if body else self._query(query, fmt, settings, parameters)
         except RuntimeError as error:
             text = str(error)

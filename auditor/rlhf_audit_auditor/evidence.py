@@ -83,13 +83,17 @@ class StoreEvidence:
             return self._store.get(name)
         except (NotStoredError, BadNameError):
             return None
-        except (TransportError, OSError) as error:
+        except TransportError as error:
+            raise UnreadableError(str(error)) from error  # it names the object
+        except OSError as error:
             raise UnreadableError(f"{name}: {_reason(error)}") from error
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         try:
             yield from self._store.list(prefix)
-        except (TransportError, OSError) as error:
+        except TransportError as error:
+            raise UnreadableError(str(error)) from error
+        except OSError as error:
             raise UnreadableError(f"{prefix or '.'}: {_reason(error)}") from error
 
 

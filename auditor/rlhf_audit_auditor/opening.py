@@ -1,17 +1,19 @@
 """A folder opened as a trail to check: where objects, vault and keys lie in it.
 
 The folder is a whole trail, or holds ``objects/`` and perhaps ``vault/``, or is
-``objects/`` itself. Nothing in it is believed: its ``config.toml`` is not read, and a
-key that lies in it is the trail's own word.
+``objects/`` itself; objects and vault may lie in buckets instead. Nothing in it is
+believed: its ``config.toml`` is not read, and a key that lies in it is the trail's
+own word.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rlhf_audit_auditor.evidence import FolderEvidence, Trail
+from rlhf_audit_auditor.evidence import Evidence, FolderEvidence, StoreEvidence, Trail
 from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
 from rlhf_audit_stores.keys import PUBLIC_KEYS_FILE, load_secret
+from rlhf_audit_stores.objects import ObjectStore
 
 
 def open_trail(
@@ -20,18 +22,16 @@ def open_trail(
     vkey_file: Path | None = None,
     vault: Path | None = None,
     vault_key_file: Path | None = None,
+    object_store: ObjectStore | None = None,
+    vault_store: ObjectStore | None = None,
 ) -> Trail:
-    """The trail in ``directory``.
+    """The trail in ``directory``; a store that is given counts instead of its folder.
 
     Raises CouldNotCheckError if there are no objects, ConfigError if a file that was named cannot be used.
     """
-    objects = directory / "objects"
-    if not objects.is_dir():
-        if not (directory / "global").is_dir():
-            raise CouldNotCheckError(f"{directory}: no folder objects/ that can be read: there is nothing to check")
-        objects = directory
     if vault is None and (directory / "vault").is_dir():
         vault = directory / "vault"
+    payloads: Evidence | None = None if vault is None else FolderEvidence(vault)
     own_vkey = directory / "keys" / PUBLIC_KEYS_FILE
     own_secret = directory / "keys" / "vault.key"
     if vault_key_file is None and own_secret.is_file():
@@ -42,11 +42,23 @@ def open_trail(
     elif own_vkey.is_file():
         vkey = _first_line(own_vkey)
     return Trail(
-        objects=FolderEvidence(objects),
-        vault=None if vault is None else FolderEvidence(vault),
+        objects=_folder(directory) if object_store is None else StoreEvidence(object_store),
+        vault=payloads if vault_store is None else StoreEvidence(vault_store),
         vkey=vkey,
         is_key_own=vkey_file is None or vkey_file.resolve().is_relative_to(directory.resolve()),
         vault_key=None if vault_key_file is None else bytes(load_secret(vault_key_file)),
+    )
+
+
+def _folder(directory: Path) -> Evidence:
+    objects = directory / "objects"
+    if objects.is_dir():
+        return FolderEvidence(objects)
+    if (directory / "global").is_dir():
+        return FolderEvidence(directory)
+    raise CouldNotCheckError(
+        f"{directory}: no folder objects/ that can be read: there is nothing to check (if they lie in a bucket: "
+        "--objects-url s3://bucket/prefix)"
     )
 
 

@@ -11,6 +11,7 @@ marker) is the operator's business, too.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 Names = list[str]  # inside the class, ``list`` is a method
 
+_S3_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_S3_REFUSES = frozenset(
+    {"AccessDenied", "InvalidAccessKeyId", "InvalidBucketName", "NoSuchBucket", "SignatureDoesNotMatch"}
+)
 _DELETE_AT_ONCE = 1000  # the limit of one bulk delete in S3
 
 
@@ -158,4 +163,9 @@ def _translated(name: str) -> Iterator[None]:
     except (exceptions.NotSupportedError, NotImplementedError) as error:
         raise ConfigError(f"{name}: this object store has no conditional put, which is needed") from error
     except (exceptions.BaseError, OSError) as error:
-        raise TransportError(f"{name}: the object store did not answer: {type(error).__name__}") from error
+        found = _S3_CODE.search(str(error))  # of its text, the one part that holds neither keys nor contents
+        code = found[1] if found else ""
+        if code in _S3_REFUSES:
+            raise ConfigError(f"{name}: the object store refuses this bucket or these credentials: {code}") from error
+        said = code or type(error).__name__
+        raise TransportError(f"{name}: the object store did not answer: {said}") from error

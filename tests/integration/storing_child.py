@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
 from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_copy import Evidence, catch_up
 
 
@@ -17,7 +18,7 @@ def main(trail: Path) -> None:
     sink = ClickHouseSink(client)
     sys.stdout.write("open\n")
     sys.stdout.flush()
-    catch_up(sink, Evidence.of(trail, trail / "vault"))
+    catch_up(sink, Evidence.of(StoredTrail.of(trail)))
     client.close()
     engine.close()
 

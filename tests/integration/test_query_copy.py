@@ -27,6 +27,7 @@ from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine, EngineBusyError
 from rlhf_audit_sinks.clickhouse.migrations import check_tables
 from rlhf_audit_stores.keys import load_secret
 from rlhf_audit_trail import cli
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_copy import Evidence, catch_up
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ def test_a_window_that_was_tampered_with_is_not_taken_and_the_others_are(tmp_pat
     path.chmod(0o600)
     path.write_bytes(data)
     opened = Copy(trail)
-    evidence = Evidence.of(trail, trail / "vault")
+    evidence = Evidence.of(StoredTrail.of(trail))
     assert catch_up(opened.sink, evidence) == 2
     with pytest.raises(TamperError):
         catch_up(opened.sink, evidence)

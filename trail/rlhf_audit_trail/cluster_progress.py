@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.header import SealHeader
@@ -17,6 +16,8 @@ from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.tail import PartitionTail
 from rlhf_audit_stores.kafka.topics import sealed_topic, source_topic
 from rlhf_audit_stores.kafka.wire import strip_header
+from rlhf_audit_stores.objects import ObjectStore
+from rlhf_audit_trail.places import StoredTrail
 
 _PIECE = 64  # records read at a time from the end; duplicates of a worker that was replaced are at most as many
 _SILENT = ("control", "ignored")  # such a message opens no window
@@ -38,12 +39,12 @@ def unsealed(kafka: KafkaSettings, places: Iterable[Place]) -> list[Place]:
     return [place for place in places if sealed_up_to(kafka, place).next_offset < source_end(kafka, place)]
 
 
-def unstored(kafka: KafkaSettings, places: Iterable[Place], directory: Path) -> list[Place]:
-    """Partitions with a window that is open, or closed and not among the objects of ``directory`` yet."""
+def unstored(kafka: KafkaSettings, places: Iterable[Place], objects: ObjectStore) -> list[Place]:
+    """Partitions with a window that is open, or closed and not among the objects yet."""
     found = []
     for place in places:
         sealed = sealed_up_to(kafka, place)
-        windows = stored_windows(directory, place)
+        windows = stored_windows(objects, place)
         if sealed.is_open or (sealed.last_window is not None and sealed.last_window >= windows):
             found.append(place)
     return found
@@ -75,19 +76,15 @@ def sealed_up_to(kafka: KafkaSettings, place: Place) -> Sealed:
         return Sealed(next_offset, None, is_open)
 
 
-def stored_windows(directory: Path, place: Place) -> int:
-    """How many windows of a partition lie in the trail's own objects."""
-    from rlhf_audit_stores.disk import RealDisk
-    from rlhf_audit_stores.objects import FolderStore
-    from rlhf_audit_trail.trail_state import _partition
+def stored_windows(objects: ObjectStore, place: Place) -> int:
+    """How many windows of a partition are stored."""
+    from rlhf_audit_trail.trail_state import stored_partition
 
-    state = _partition(FolderStore(directory / "objects", RealDisk()), *place)
+    state = stored_partition(objects, *place)
     return 0 if state is None else state.windows
 
 
-def all_stored(directory: Path) -> dict[Place, int]:
+def all_stored(trail: StoredTrail) -> dict[Place, int]:
     """Windows among the objects of every partition that has some."""
-    from rlhf_audit_trail.query_copy import partition_counts
-
-    places = [(stream, number) for stream, count in partition_counts(directory).items() for number in range(count)]
-    return {place: windows for place in places if (windows := stored_windows(directory, place))}
+    places = [(stream, number) for stream, count in trail.partition_counts().items() for number in range(count)]
+    return {place: windows for place in places if (windows := stored_windows(trail.objects, place))}

@@ -130,11 +130,10 @@ class ClusterWorkers:
 
     def drain(self, say: Callable[[str], None] = lambda text: None) -> None:
         """Until everything recorded is in the global log, then all have ended. Raises CouldNotCheckError if not."""
-        from rlhf_audit_trail.places import need_ledger, open_objects
-        from rlhf_audit_trail.settings import load_settings
+        from rlhf_audit_trail.places import StoredTrail
 
-        ledger = need_ledger(self.directory, open_objects(self.directory, load_settings(self.directory)))
-        places = [(stream, n) for stream, count in ledger.genesis.partition_counts.items() for n in range(count)]
+        trail = StoredTrail.of(self.directory)
+        places = [(stream, n) for stream, count in trail.partition_counts().items() for n in range(count)]
         kafka, spool = self._kafka, self.directory / "spool"
         say("the shipper sends the rest")
         self._until("shipped", lambda left: [("spool", 0)] if spools_have_work(RealDisk(), spool) else [], [])
@@ -143,7 +142,7 @@ class ClusterWorkers:
         self._until("sealed", lambda left: cluster_progress.unsealed(kafka, left), places)
         self._stop(*(name for name in self._workers if name.startswith("seal-")))
         say("the sinks store the rest")
-        self._until("stored", lambda left: cluster_progress.unstored(kafka, left, self.directory), places)
+        self._until("stored", lambda left: cluster_progress.unstored(kafka, left, trail.objects), places)
         if "sink-clickhouse" in self._workers:
             self._until("copied", lambda left: self._uncopied(), [])
         self._stop(*(name for name in self._workers if name.startswith("sink-")))
@@ -153,6 +152,7 @@ class ClusterWorkers:
     def _uncopied(self) -> list[cluster_progress.Place]:
         """Partitions that the engine beside this one lacks windows of; one that does not answer lags, and is asked."""
         from rlhf_audit_schemas.errors import AuditTrailError
+        from rlhf_audit_trail.places import StoredTrail
         from rlhf_audit_trail.query_ask import live_asker, rows_of
 
         try:
@@ -166,7 +166,7 @@ class ClusterWorkers:
         except AuditTrailError:
             return [("clickhouse", 0)]
         have = {(str(row["stream"]), int(row["partition"])): int(row["n"]) for row in rows}
-        stored = cluster_progress.all_stored(self.directory)
+        stored = cluster_progress.all_stored(StoredTrail.of(self.directory))
         return [place for place, windows in stored.items() if have.get(place, 0) < windows]
 
     def _until(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
+from rlhf_audit_ledger.objects import GLOBAL_PREFIX
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_schemas.errors import CouldNotCheckError
@@ -13,7 +17,10 @@ from rlhf_audit_stores.durable import FolderLock, make_folders_durably
 from rlhf_audit_stores.keys import create_keys, load_keys, load_secret, write_public_keys
 from rlhf_audit_stores.objects import ObjectStore, open_store
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
-from rlhf_audit_trail.settings import Settings
+from rlhf_audit_trail.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rlhf_audit_auditor.evidence import Trail
 
 
 def open_objects(directory: Path, settings: Settings) -> ObjectStore:
@@ -24,6 +31,56 @@ def open_objects(directory: Path, settings: Settings) -> ObjectStore:
 def open_vault(settings: Settings) -> ObjectStore:
     """``vault_url``, or ``vault_dir``."""
     return open_store(settings.vault_dir, settings.vault_url, mode=0o600)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTrail:
+    """A trail to be read: its directory (keys, spools, query copy), and where its objects and payloads lie."""
+
+    directory: Path
+    objects: ObjectStore
+    vault: ObjectStore
+    settings: Settings
+
+    @classmethod
+    def of(cls, directory: Path, settings: Settings | None = None) -> Self:
+        """As the settings say; None: as those of the trail do."""
+        found = load_settings(directory) if settings is None else settings
+        return cls(directory, open_objects(directory, found), open_vault(found), found)
+
+    def partition_counts(self) -> Mapping[str, int]:
+        """Partitions of each stream as the genesis says. Raises CouldNotCheckError if there is no ledger."""
+        if not self.holds_ledger():
+            raise CouldNotCheckError(f"{self.directory} holds no ledger")
+        return need_ledger(self.directory, self.objects).genesis.partition_counts
+
+    def holds_ledger(self) -> bool:
+        """Whether a ledger was founded there."""
+        return self.objects.exists(f"{GLOBAL_PREFIX}/checkpoint")
+
+
+def evidence_of(
+    directory: Path,
+    settings: Settings,
+    *,
+    vkey_file: Path | None = None,
+    vault: Path | None = None,
+    vault_key_file: Path | None = None,
+) -> Trail:
+    """The trail to check: the buckets that the settings name, else what lies in ``directory``.
+
+    Raises CouldNotCheckError if there are no objects, ConfigError if a file that was named cannot be used.
+    """
+    from rlhf_audit_auditor.opening import open_trail
+
+    return open_trail(
+        directory,
+        vkey_file=vkey_file,
+        vault=vault,
+        vault_key_file=vault_key_file,
+        object_store=open_objects(directory, settings) if settings.objects_url else None,
+        vault_store=open_vault(settings) if settings.vault_url else None,
+    )
 
 
 def found_in_store(directory: Path, objects: ObjectStore, settings: Settings) -> Ledger:

@@ -1,9 +1,12 @@
 """Whom to ask for SQL: the live query copy of a trail, else the engine itself.
 
-1. While a trail is written to, its query copy answers on loopback: ask there.
-2. Else open the engine here, bring it up to what the evidence holds, ask it.
+1. Where the settings name a ClickHouse server, that one.
+2. While a trail is written to, its query copy answers on loopback: ask there.
+3. Else open the engine here, bring it up to what the evidence holds, ask it.
 
-Both answer read-only and under the same limits, byte for byte the same.
+The last two answer read-only and under the same limits, byte for byte the same.
+A server is asked to read only, too; what else a query may do there is decided
+by the rights of the user that the settings name.
 """
 
 from __future__ import annotations
@@ -20,9 +23,13 @@ from typing import Any, Protocol
 from urllib.parse import urlencode
 
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, TransportError
+from rlhf_audit_sinks.clickhouse.columns import DATABASE
+from rlhf_audit_stores.keys import read_private_text
 from rlhf_audit_trail.counting import counted
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_engine import Answer, Limits, QueryError, ReadConnection
 from rlhf_audit_trail.query_server import USER, Address, read_address
+from rlhf_audit_trail.settings import Settings
 
 _ROWS_FORMAT = "JSONCompactEachRowWithNamesAndTypes"
 _TIMEOUT_S = 60.0
@@ -99,18 +106,27 @@ def _text(value: Any) -> Any:
     return value
 
 
-class LiveAsker:
-    """Asks the query copy of a trail that is being written to."""
+class HttpAsker:
+    """Asks over ClickHouse's HTTP."""
 
-    def __init__(self, address: Address) -> None:
-        self.source = f"live, 127.0.0.1:{address.port}"
-        self._connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
-        secret = base64.b64encode(f"{USER}:{address.password}".encode()).decode("ascii")
+    def __init__(
+        self,
+        connection: http.client.HTTPConnection,
+        source: str,
+        user: str,
+        password: str,
+        keys: Mapping[str, str],
+    ) -> None:
+        """``keys`` go with every query: settings of it, its database."""
+        self.source, self._connection, self._keys = source, connection, keys
+        secret = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
         self._headers = {"Authorization": f"Basic {secret}"}
 
     def ask(self, query: str, fmt: str, parameters: Mapping[str, str] | None = None) -> Answer:
         """Raises QueryError, NotLiveError."""
-        keys = {"default_format": fmt} | {f"param_{name}": value for name, value in (parameters or {}).items()}
+        keys = {"default_format": fmt, **self._keys} | {
+            f"param_{name}": value for name, value in (parameters or {}).items()
+        }
         try:
             self._connection.request("POST", "/?" + urlencode(keys), query.encode("utf-8"), self._headers)
             reply = self._connection.getresponse()
@@ -126,6 +142,35 @@ class LiveAsker:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+class LiveAsker(HttpAsker):
+    """Asks the query copy of a trail that is being written to."""
+
+    def __init__(self, address: Address) -> None:
+        connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
+        super().__init__(connection, f"live, 127.0.0.1:{address.port}", USER, address.password, {})
+
+
+class ServerAsker(HttpAsker):
+    """Asks the ClickHouse server that the settings name."""
+
+    def __init__(self, directory: Path, settings: Settings, limits: Limits) -> None:
+        """Raises ConfigError if the file with the password cannot be used."""
+        password = ""
+        if settings.clickhouse_password_file:
+            password = read_private_text(directory / settings.clickhouse_password_file)
+        is_secure = settings.clickhouse_secure == "on"
+        host, port = settings.clickhouse_host, settings.clickhouse_port or (8443 if is_secure else 8123)
+        kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+        keys = {name: str(value) for name, value in limits.settings().items()} | {"readonly": "2"}
+        super().__init__(
+            kind(host, port, timeout=limits.max_execution_time_s + _TIMEOUT_S),
+            f"server {host}:{port}",
+            settings.clickhouse_user,
+            password,
+            {**keys, "database": DATABASE},
+        )
 
 
 class EmbeddedAsker:
@@ -158,7 +203,7 @@ def live_asker(directory: Path) -> LiveAsker | None:
 
 @contextmanager
 def asker_of(
-    directory: Path, vault_dir: Path, *, say: Callable[[str], None] = lambda text: None, limits: Limits | None = None
+    trail: StoredTrail, *, say: Callable[[str], None] = lambda text: None, limits: Limits | None = None
 ) -> Iterator[Asker]:
     """Whoever answers for this trail. Raises ConfigError if nobody can, EngineBusyError if the engine stays taken.
 
@@ -166,8 +211,16 @@ def asker_of(
     """
     from rlhf_audit_sinks.clickhouse.engine import EngineBusyError
 
+    directory, limits = trail.directory, limits or Limits(max_threads=2)
     if not directory.is_dir():
         raise ConfigError(f"no trail at {directory}: give its folder as the first argument")
+    if trail.settings.clickhouse_host:
+        server = ServerAsker(directory, trail.settings, limits)
+        try:
+            yield server
+        finally:
+            server.close()
+        return
     for attempt in range(_BUSY_TRIES):
         live = live_asker(directory)
         if live is not None:
@@ -176,10 +229,10 @@ def asker_of(
             finally:
                 live.close()
             return
-        if not holds_ledger(directory):
+        if not trail.holds_ledger():
             raise CouldNotCheckError(f"{directory} holds no ledger")
         try:
-            opened = _Embedded(directory, vault_dir, say, limits or Limits(max_threads=2))
+            opened = _Embedded(trail, say, limits)
         except EngineBusyError:
             if attempt + 1 == _BUSY_TRIES:
                 raise
@@ -192,18 +245,13 @@ def asker_of(
         return
 
 
-def holds_ledger(directory: Path) -> bool:
-    """Whether a ledger was founded in this folder."""
-    return (directory / "objects" / "global" / "checkpoint").exists()
-
-
 class _Embedded:
-    def __init__(self, directory: Path, vault_dir: Path, say: Callable[[str], None], limits: Limits) -> None:
+    def __init__(self, trail: StoredTrail, say: Callable[[str], None], limits: Limits) -> None:
         from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
 
-        self._engine = EmbeddedEngine(directory)
+        self._engine = EmbeddedEngine(trail.directory)
         try:
-            _bring_up(self._engine, directory, vault_dir, say)
+            _bring_up(self._engine, trail, say)
             self._connection = ReadConnection(self._engine.data, limits)
         except BaseException:
             self._engine.close()
@@ -215,7 +263,7 @@ class _Embedded:
         self._engine.close()
 
 
-def _bring_up(engine: Any, directory: Path, vault_dir: Path, say: Callable[[str], None]) -> None:
+def _bring_up(engine: Any, trail: StoredTrail, say: Callable[[str], None]) -> None:
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
     from rlhf_audit_trail.query_copy import Evidence, catch_up, windows_missing
 
@@ -223,7 +271,7 @@ def _bring_up(engine: Any, directory: Path, vault_dir: Path, say: Callable[[str]
     try:
         sink = ClickHouseSink(client)
         try:
-            evidence = Evidence.of(directory, vault_dir)
+            evidence = Evidence.of(trail)
             if windows_missing(sink, evidence):
                 say("bringing the query copy up to the evidence ...")
                 say(f"{counted(catch_up(sink, evidence), 'window')} added")

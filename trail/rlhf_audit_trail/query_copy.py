@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, FormatError, TamperError
 from rlhf_audit_sinks.stored_windows import StoredWindows
-from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.keys import load_secret
-from rlhf_audit_stores.objects import FolderStore
 
 if TYPE_CHECKING:
     from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+    from rlhf_audit_trail.places import StoredTrail
 
 logger = logging.getLogger(__name__)
 
@@ -37,37 +35,21 @@ class Evidence:
     partitions: tuple[StoredWindows, ...]
 
     @classmethod
-    def of(cls, trail: Path, vault_dir: Path) -> Evidence:
+    def of(cls, trail: StoredTrail) -> Evidence:
         """Raises CouldNotCheckError if there is no ledger, ConfigError if the vault's key is not there."""
-        counts = partition_counts(trail)
+        counts = trail.partition_counts()
+        path = trail.directory / "keys" / "vault.key"
         try:
-            key = bytes(load_secret(trail / "keys" / "vault.key"))
+            key = bytes(load_secret(path))
         except FileNotFoundError as error:
-            raise ConfigError(f"{trail / 'keys' / 'vault.key'} is not there: the payloads cannot be read") from error
-        disk = RealDisk()
-        objects, vault = FolderStore(trail / "objects", disk), FolderStore(vault_dir, disk, mode=0o600)
+            raise ConfigError(f"{path} is not there: the payloads cannot be read") from error
         return cls(
             tuple(
-                StoredWindows(objects, vault, key, stream, number)
+                StoredWindows(trail.objects, trail.vault, key, stream, number)
                 for stream, count in counts.items()
                 for number in range(count)
             )
         )
-
-
-def partition_counts(trail: Path) -> Mapping[str, int]:
-    """Partitions of each stream as the genesis says. Raises CouldNotCheckError if there is no ledger."""
-    from rlhf_audit_processors.sequencer import Sequencer
-    from rlhf_audit_trail.founding import existing_ledger
-
-    disk = RealDisk()
-    if not (trail / "objects" / "global" / "checkpoint").exists():
-        raise CouldNotCheckError(f"{trail} holds no ledger")
-    store = FolderStore(trail / "objects", disk)
-    ledger = existing_ledger(Sequencer(store, trail / "spool" / "global.stage", disk))
-    if ledger is None:
-        raise CouldNotCheckError(f"{trail} holds no ledger")
-    return ledger.genesis.partition_counts
 
 
 def catch_up(

@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_audit_schemas.errors import AuditTrailError
+from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_copy import Evidence, catch_up
+from rlhf_audit_trail.settings import load_settings
 
 if TYPE_CHECKING:
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
@@ -48,21 +51,28 @@ def main(argv: list[str] | None = None) -> int:
     os.nice(_NICENESS)
     os.umask(0o077)
     try:
-        _serve(args.directory, args.vault, args.port)
+        _serve(_stored(args.directory, args.vault), args.port)
     except (AuditTrailError, OSError) as error:
         logger.error("query copy ends: %s", error)
         return 3
     return 0
 
 
-def _serve(directory: Path, vault: Path, port: int) -> None:
+def _stored(directory: Path, vault: Path) -> StoredTrail:
+    """Where the process that seals writes, whatever the settings say by now."""
+    return StoredTrail(
+        directory, FolderStore(directory / "objects"), FolderStore(vault, mode=0o600), load_settings(directory)
+    )
+
+
+def _serve(trail: StoredTrail, port: int) -> None:
     from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine, EngineBusyError
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
     from rlhf_audit_trail.query_engine import ReadPool
     from rlhf_audit_trail.query_server import QueryServer
 
     try:
-        engine = EmbeddedEngine(directory, wait_s=_WAIT_FOR_ENGINE_S, should_stop=_is_over)
+        engine = EmbeddedEngine(trail.directory, wait_s=_WAIT_FOR_ENGINE_S, should_stop=_is_over)
     except EngineBusyError as error:
         logger.info("%s: nothing to do here", error)
         return
@@ -72,7 +82,7 @@ def _serve(directory: Path, vault: Path, port: int) -> None:
         pool = ReadPool(engine.data)
         server = QueryServer(engine.folder, pool, port=port)
         try:
-            _feed(sink, directory, vault)
+            _feed(sink, trail)
         finally:
             server.close()
             pool.close()
@@ -81,14 +91,14 @@ def _serve(directory: Path, vault: Path, port: int) -> None:
         engine.close()
 
 
-def _feed(sink: ClickHouseSink, directory: Path, vault: Path) -> None:
+def _feed(sink: ClickHouseSink, trail: StoredTrail) -> None:
     evidence: Evidence | None = None
     is_over, said = False, ""
     while True:
         pause_s = _LOOK_S
         try:
             if evidence is None:
-                evidence = Evidence.of(directory, vault)
+                evidence = Evidence.of(trail)
             while catch_up(sink, evidence):
                 pass
             said = ""

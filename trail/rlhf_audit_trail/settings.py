@@ -169,24 +169,24 @@ KEYS: Final[Mapping[str, SettingKey]] = MappingProxyType(
                 "objects_url",
                 "",
                 setting_values.store_url,
-                "where workers keep objects/: s3://bucket/prefix; empty: the folder",
+                "where objects/ lies: s3://bucket/prefix; empty: the folder",
             ),
             SettingKey(
                 "vault_url",
                 "",
                 setting_values.store_url,
-                "where workers keep vault/, a bucket of its own; empty: the folder",
+                "where vault/ lies, a bucket of its own; empty: the folder",
             ),
             SettingKey(
                 "clickhouse_host",
                 "",
                 setting_values.text,
-                "ClickHouse server that a sink fills; empty: the engine in here",
+                "ClickHouse server that a sink fills and sql asks; empty: the engine in here",
             ),
             SettingKey(
                 "clickhouse_port", 0, setting_values.whole_number(0, 65535), "its HTTP port; 0: 8123, or 8443 with TLS"
             ),
-            SettingKey("clickhouse_user", "default", setting_values.text, "who a sink is to the server"),
+            SettingKey("clickhouse_user", "default", setting_values.text, "who we are to the server"),
             SettingKey("clickhouse_password_file", "", setting_values.text, "file (0600) that holds the password"),
             SettingKey("clickhouse_secure", "off", setting_values.one_of("on", "off"), "TLS to the server: on or off"),
             SettingKey(

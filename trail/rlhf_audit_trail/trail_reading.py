@@ -6,40 +6,38 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
-from rlhf_audit_stores.disk import RealDisk
-from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_stores.objects import ObjectStore
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_ask import asker_of, live_asker
-from rlhf_audit_trail.query_copy import partition_counts
-from rlhf_audit_trail.trail_state import PartitionState, TrailState, _partition, read_state, window_headers
+from rlhf_audit_trail.trail_state import PartitionState, TrailState, read_state, stored_partition, window_headers
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
-def state_of(directory: Path, vault_dir: Path) -> TrailState:
+def state_of(trail: StoredTrail) -> TrailState:
     """State of a trail: asks the query copy if there is one, and does without if not."""
     from rlhf_audit_sinks.clickhouse.engine import NoEngineError, is_installed
 
-    partition_counts(directory)  # says so at once if there is no ledger
-    live = live_asker(directory)
+    trail.partition_counts()  # says so at once if there is no ledger
+    live = live_asker(trail.directory)
     if live is not None:
         try:
-            return read_state(directory, live)
+            return read_state(trail, live)
         except AuditTrailError:  # it ended just now
             pass
         finally:
             live.close()
-    if not is_installed():
-        return read_state(directory, None, not_asked=str(NoEngineError()))
+    if not trail.settings.clickhouse_host and not is_installed():
+        return read_state(trail, None, not_asked=str(NoEngineError()))
     try:
-        with asker_of(directory, vault_dir) as asker:
-            return read_state(directory, asker)
+        with asker_of(trail) as asker:
+            return read_state(trail, asker)
     except (AuditTrailError, OSError) as error:  # less is known then, and that is said
-        return read_state(directory, None, not_asked=str(error))
+        return read_state(trail, None, not_asked=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +63,13 @@ class WindowLine:
 
 
 def new_windows(
-    directory: Path, shown: dict[tuple[str, int], int], *, newest: int | None = None
+    trail: StoredTrail, shown: dict[tuple[str, int], int], *, newest: int | None = None
 ) -> Iterator[WindowLine]:
     """Windows stored since the last call; ``shown`` keeps how far it came. ``newest``: of each log only so many."""
-    objects = FolderStore(directory / "objects", RealDisk())
-    for stream, count in partition_counts(directory).items():
+    objects = trail.objects
+    for stream, count in trail.partition_counts().items():
         for number in range(count):
-            state: PartitionState | None = _partition(objects, stream, number)
+            state: PartitionState | None = stored_partition(objects, stream, number)
             if state is None:
                 continue
             start = shown.get((stream, number), 0)
@@ -82,7 +80,7 @@ def new_windows(
             shown[stream, number] = state.windows
 
 
-def _line(objects: FolderStore, stream: str, partition: int, window: int) -> WindowLine:
+def _line(objects: ObjectStore, stream: str, partition: int, window: int) -> WindowLine:
     kinds: Counter[str] = Counter()
     odd: Counter[str] = Counter()
     headers = window_headers(objects, stream, partition, window)

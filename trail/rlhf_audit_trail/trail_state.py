@@ -28,7 +28,8 @@ from rlhf_audit_producers.spool_files import done_epoch, is_alive, producers
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import RealDisk
-from rlhf_audit_stores.objects import FolderStore, NotStoredError
+from rlhf_audit_stores.objects import NotStoredError, ObjectStore
+from rlhf_audit_trail.places import StoredTrail
 from rlhf_audit_trail.query_ask import Asker, rows_of
 from rlhf_audit_trail.runtime_start import is_running
 
@@ -128,19 +129,17 @@ class TrailState:
         return asdict(self)
 
 
-def read_state(directory: Path, asker: Asker | None, *, not_asked: str | None = None) -> TrailState:
+def read_state(trail: StoredTrail, asker: Asker | None, *, not_asked: str | None = None) -> TrailState:
     """State of the trail; ``not_asked`` says why there is no asker. Raises CouldNotCheckError if there is no ledger."""
-    from rlhf_audit_trail.query_copy import partition_counts
-
-    counts = partition_counts(directory)
-    objects = FolderStore(directory / "objects", RealDisk())
+    counts = trail.partition_counts()
+    directory, objects = trail.directory, trail.objects
     text, _ = split_note(objects.get("global/checkpoint"))
     head = parse_checkpoint(text)
     partitions = [
         state
         for stream, count in counts.items()
         for number in range(count)
-        if (state := _partition(objects, stream, number)) is not None
+        if (state := stored_partition(objects, stream, number)) is not None
     ]
     lanes = _lanes(objects, partitions, asker)
     _judge(directory, lanes, asker)
@@ -172,7 +171,7 @@ def read_state(directory: Path, asker: Asker | None, *, not_asked: str | None = 
     )
 
 
-def _partition(objects: FolderStore, stream: str, number: int) -> PartitionState | None:
+def stored_partition(objects: ObjectStore, stream: str, number: int) -> PartitionState | None:
     prefix = log_prefix(stream, number)
     try:
         size = parse_checkpoint(split_note(objects.get(f"{prefix}/checkpoint"))[0]).size
@@ -183,14 +182,14 @@ def _partition(objects: FolderStore, stream: str, number: int) -> PartitionState
     return PartitionState(stream, number, size, close.window + 1, records[-1].ts_us)
 
 
-def window_headers(objects: FolderStore, stream: str, partition: int, window: int) -> list[SealHeader]:
+def window_headers(objects: ObjectStore, stream: str, partition: int, window: int) -> list[SealHeader]:
     """Headers of one stored window."""
     name = segment_name(stream, partition, window)
     records = (SealedRecord.from_segment(raw) for raw in SEGMENT.decode(name, objects.get(name)))
     return [SealHeader.decode(record.header) for record in records]
 
 
-def _lanes(objects: FolderStore, partitions: Iterable[PartitionState], asker: Asker | None) -> list[ProducerState]:
+def _lanes(objects: ObjectStore, partitions: Iterable[PartitionState], asker: Asker | None) -> list[ProducerState]:
     if asker is not None:
         return [
             ProducerState(
@@ -221,7 +220,7 @@ def _lanes(objects: FolderStore, partitions: Iterable[PartitionState], asker: As
     return list(found.values())
 
 
-def _headers(objects: FolderStore, partitions: Iterable[PartitionState]) -> Iterator[SealHeader]:
+def _headers(objects: ObjectStore, partitions: Iterable[PartitionState]) -> Iterator[SealHeader]:
     for each in partitions:
         for window in range(each.windows):
             yield from window_headers(objects, each.stream, each.partition, window)

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_audit_ledger.objects import GLOBAL_PREFIX
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, settings_of
 
 if TYPE_CHECKING:
     from rlhf_audit_auditor.report_page import Checked, Page
-    from rlhf_audit_trail.settings import Settings
+    from rlhf_audit_trail.places import StoredTrail
 
 HELP = "serve the report page on this machine and refresh it while a run goes on"
 EXAMPLES = """\
@@ -42,10 +43,12 @@ def run(args: argparse.Namespace) -> int:
     from rlhf_audit_auditor.report_page import render
     from rlhf_audit_schemas.errors import ConfigError
     from rlhf_audit_trail.dashboard_server import DashboardServer
+    from rlhf_audit_trail.places import StoredTrail
 
     if not 0 <= args.port <= 65535:
         raise ConfigError(f"--port is from 0 to 65535, found {args.port}")
-    source = Source(args.directory, settings_of(args, args.directory), args.run_id, is_checked=not args.no_verify)
+    trail = StoredTrail.of(args.directory, settings_of(args, args.directory))
+    source = Source(trail, args.run_id, is_checked=not args.no_verify)
     first = source.page()
     try:
         server = DashboardServer(args.port)
@@ -74,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
 class Source:
     """Makes the page anew. Holds no connection between two pages: the runtime may want the engine meanwhile."""
 
-    def __init__(self, directory: Path, settings: Settings, wanted: str | None, *, is_checked: bool) -> None:
-        self._directory, self._settings, self._wanted, self._is_checked = directory, settings, wanted, is_checked
+    def __init__(self, trail: StoredTrail, wanted: str | None, *, is_checked: bool) -> None:
+        self._trail, self._wanted, self._is_checked = trail, wanted, is_checked
         self._checked: Checked | None = None
         self._check_at = 0.0
         self._seen: tuple[bytes, bool] | None = None
@@ -84,7 +87,7 @@ class Source:
         """Whether a page made now could differ from the last one."""
         from rlhf_audit_trail.query_ask import live_asker
 
-        live = live_asker(self._directory)
+        live = live_asker(self._trail.directory)
         if live is not None:
             live.close()
         state = (self._checkpoint(), live is not None)
@@ -101,7 +104,7 @@ class Source:
 
         checked = self._check()
         limits = Limits(max_threads=1)
-        with asker_of(self._directory, self._settings.vault_dir, limits=limits) as asker:
+        with asker_of(self._trail, limits=limits) as asker:
             query = query_of(asker)
             runs = runs_of(query)
             run_id = chosen_run(runs if self._wanted is not None else runs[-1:], self._wanted)
@@ -118,10 +121,10 @@ class Source:
             return None
 
     def _check(self) -> Checked:
-        from rlhf_audit_auditor.opening import open_trail
         from rlhf_audit_auditor.report_page import Checked
         from rlhf_audit_auditor.verify import Options, verify
         from rlhf_audit_schemas.errors import AuditTrailError
+        from rlhf_audit_trail.places import evidence_of
 
         now_us = time.time_ns() // 1000
         if not self._is_checked:
@@ -130,7 +133,7 @@ class Source:
             return self._checked
         began = time.monotonic()
         try:
-            report = verify(open_trail(self._directory), Options(jobs=1, now_us=now_us))
+            report = verify(evidence_of(self._trail.directory, self._trail.settings), Options(jobs=1, now_us=now_us))
             self._checked = Checked(report, now_us)
         except (AuditTrailError, OSError) as error:
             self._checked = Checked(None, now_us, f"it could not be ({error})")
@@ -139,9 +142,11 @@ class Source:
         return self._checked
 
     def _checkpoint(self) -> bytes:
+        from rlhf_audit_schemas.errors import AuditTrailError
+
         try:
-            return (self._directory / "objects" / "global" / "checkpoint").read_bytes()
-        except OSError:
+            return self._trail.objects.get(f"{GLOBAL_PREFIX}/checkpoint")
+        except (AuditTrailError, OSError):
             return b""
 
 

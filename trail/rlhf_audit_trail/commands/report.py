@@ -38,16 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_auditor.report_page import Checked, render, runs_of
     from rlhf_audit_trail.commands.verify import check
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.query_ask import asker_of
     from rlhf_audit_trail.query_engine import Limits
     from rlhf_audit_trail.report_making import chosen_run, file_name, make_page, query_of, write_page
 
-    settings = settings_of(args, args.directory)
-    with asker_of(args.directory, settings.vault_dir, say=_say, limits=Limits(max_threads=2)) as asker:
+    trail = StoredTrail.of(args.directory, settings_of(args, args.directory))
+    with asker_of(trail, say=_say, limits=Limits(max_threads=2)) as asker:
         run_id = chosen_run(runs_of(query_of(asker)), args.run_id)  # before the check, which may take a while
-    report = check(args)
+    report = check(args, trail.settings)
     checked = Checked(report, _now_us())
-    with asker_of(args.directory, settings.vault_dir, say=_say, limits=Limits(max_threads=2)) as asker:
+    with asker_of(trail, say=_say, limits=Limits(max_threads=2)) as asker:
         page = render(make_page(query_of(asker), run_id, checked))
     out = args.out or args.directory / file_name(run_id)
     write_page(out, page)

@@ -34,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
     from rlhf_audit_sinks.clickhouse.sink import ClickHouseSink
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.progress import track
     from rlhf_audit_trail.query_copy import BROKEN, Evidence, catch_up, start_over
 
     settings = settings_of(args, args.directory)
-    evidence = Evidence.of(args.directory, settings.vault_dir)  # before anything is thrown away
+    evidence = Evidence.of(StoredTrail.of(args.directory, settings))  # before anything is thrown away
     started = time.monotonic()
     windows, failure = 0, None
     engine = EmbeddedEngine(args.directory)

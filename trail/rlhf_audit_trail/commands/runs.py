@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.query_ask import Rows, table_lines
     from rlhf_audit_trail.trail_reading import ago, state_of
 
-    settings = settings_of(args, args.directory)
-    state = state_of(args.directory, settings.vault_dir)
+    state = state_of(StoredTrail.of(args.directory, settings_of(args, args.directory)))
     if args.json:
         print(json.dumps([asdict(run) for run in state.runs], indent=2))
         return 0

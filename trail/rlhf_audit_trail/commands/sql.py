@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_schemas.errors import ConfigError
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.query_ask import ask_rows, asker_of, table_lines
     from rlhf_audit_trail.query_engine import Answer, Limits, QueryError, QueryRefusedError
 
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("the query is empty")
     settings = settings_of(args, args.directory)
     limits = Limits(max_threads=2, max_execution_time_s=args.max_seconds)
-    with asker_of(args.directory, settings.vault_dir, say=_say, limits=limits) as asker:
+    with asker_of(StoredTrail.of(args.directory, settings), say=_say, limits=limits) as asker:
         try:
             found = asker.ask(query, args.format) if args.format else ask_rows(asker, query)
         except QueryRefusedError as error:

@@ -34,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.trail_reading import state_of
     from rlhf_audit_trail.workers_here import workers_here
 
     settings = settings_of(args, args.directory)
+    trail = StoredTrail.of(args.directory, settings)
     while True:
-        state = state_of(args.directory, settings.vault_dir)
+        state = state_of(trail)
         if settings.kafka is not None:
             state.brokers, state.workers = settings.brokers, workers_here(args.directory)
         if args.json:

@@ -11,7 +11,7 @@ import json
 import time
 from pathlib import Path
 
-from rlhf_audit_trail.settings import DEFAULT_DIRECTORY
+from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, settings_of
 
 HELP = "show windows as they are sealed"
 EXAMPLES = """\
@@ -30,16 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.trail_reading import WindowLine, new_windows
+
+    trail = StoredTrail.of(args.directory, settings_of(args, args.directory))
 
     shown: dict[tuple[str, int], int] = {}
     first: list[WindowLine] = sorted(
-        new_windows(args.directory, shown, newest=max(args.windows, 0)), key=lambda line: line.closed_us
+        new_windows(trail, shown, newest=max(args.windows, 0)), key=lambda line: line.closed_us
     )
     _show(first[-args.windows :] if args.windows > 0 else [], as_json=args.json)
     while not args.no_follow:
         time.sleep(_LOOK_S)
-        _show(sorted(new_windows(args.directory, shown), key=lambda line: line.closed_us), as_json=args.json)
+        _show(sorted(new_windows(trail, shown), key=lambda line: line.closed_us), as_json=args.json)
     return 0
 
 

@@ -17,6 +17,7 @@ from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, sett
 
 if TYPE_CHECKING:
     from rlhf_audit_auditor.report import Report
+    from rlhf_audit_trail.settings import Settings
 
 HELP = "re-check every byte of a trail: 0 agrees, 1 contradicts, 3 could not check"
 EXAMPLES = """\
@@ -24,6 +25,7 @@ rlhf-audit verify ./my-trail                                       shows that th
 rlhf-audit verify ./my-trail --key kept.vkey --expect kept.checkpoint
 rlhf-audit verify ./copy --vault-key vault.key --require complete,payload,fresh=1h
 rlhf-audit verify ./my-trail --log-only --json                     leaves payloads out on purpose
+rlhf-audit verify ./keys-and-no-more --objects-url s3://audit/trail --vault-url s3://vault/trail --key kept.vkey
 
 DIR is a trail, or a folder that is or holds objects/ (and perhaps vault/)
 the last checkpoint that was accepted is remembered for each ledger and must be extended the next time:
@@ -43,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-memory", action="store_true", help="neither read nor write the remembered checkpoint")
     add("--jobs", type=int, metavar="N", help="processes (default: one per core for large trails)")
     add("--json", action="store_true", help="the whole report for machines")
-    add_setting_flags(parser, "progress")
+    add_setting_flags(parser, "progress", "objects_url", "vault_url")
 
 
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_trail.verify_text import as_json, show
 
-    report = check(args)
+    report = check(args, settings_of(args, Path(os.devnull)))  # the trail's own config.toml is part of what is judged
     if args.json:
         print(json.dumps(as_json(report), indent=2))
     else:
@@ -57,13 +59,13 @@ def run(args: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def check(args: argparse.Namespace) -> Report:
-    """Run the check that the arguments ask for."""
+def check(args: argparse.Namespace, settings: Settings) -> Report:
+    """Run the check that the arguments ask for; the settings say where objects and vault lie, if in buckets."""
     from rlhf_audit_auditor.memory import default_memory
-    from rlhf_audit_auditor.opening import open_trail
     from rlhf_audit_auditor.requirements import parse_requirements
     from rlhf_audit_auditor.verify import Options, count_entries, verify
     from rlhf_audit_schemas.errors import ConfigError
+    from rlhf_audit_trail.places import evidence_of
     from rlhf_audit_trail.progress import track
 
     require = parse_requirements(args.require)
@@ -75,10 +77,13 @@ def check(args: argparse.Namespace) -> Report:
         expect = None if args.expect is None else args.expect.read_bytes()
     except OSError as error:
         raise ConfigError(f"--expect {args.expect}: {error.strerror}") from error
-    trail = open_trail(
-        args.directory, vkey_file=args.key, vault=args.vault, vault_key_file=None if args.log_only else args.vault_key
+    trail = evidence_of(
+        args.directory,
+        settings,
+        vkey_file=args.key,
+        vault=args.vault,
+        vault_key_file=None if args.log_only else args.vault_key,
     )
-    settings = settings_of(args, Path(os.devnull))  # the trail's own config.toml is part of what is judged
     with track(count_entries(trail.objects), "verifying", "entries", mode=settings.progress) as meter:
         options = Options(
             expect=expect,

@@ -177,9 +177,10 @@ def _drain(stage: Stage) -> None:
 
 def _show_records(stage: Stage, pairs: Path, count: int) -> tuple[list[Compared], Cost]:
     from rlhf_audit_trail.demo import recorded
+    from rlhf_audit_trail.places import StoredTrail
     from rlhf_audit_trail.query_ask import asker_of
 
-    with asker_of(stage.trail, stage.trail / "vault") as asker:
+    with asker_of(StoredTrail.of(stage.trail)) as asker:
         kinds = recorded.events_per_kind(asker)
         compared = recorded.compared(asker, stage.out, pairs, count)
         checkpoints = recorded.checkpoints(asker)
