@@ -14,7 +14,7 @@ It knows bytes and quotas, no events.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,9 +82,12 @@ class SpoolLog:
 
     def measure(self) -> int:
         """Bytes that the spool holds on disk; others delete what is stored."""
-        firsts = segment_offsets(self._disk, self._folder)
-        self._used = sum(self._disk.size(segment_path(self._folder, first)) for first in firsts)
-        return self._used
+        used = 0
+        for first in segment_offsets(self._disk, self._folder):
+            with suppress(FileNotFoundError):  # deleted since it was listed
+                used += self._disk.size(segment_path(self._folder, first))
+        self._used = used
+        return used
 
     def has_room(self, stream: str, more_bytes: int = 0) -> bool:
         """Whether the quota lets this stream write."""

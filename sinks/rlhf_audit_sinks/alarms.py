@@ -3,8 +3,8 @@
 ``DIR/alarms/<sink>-<topic>-<partition>-<topic offset>-<what>.json``, made once
 and never overwritten: a sink that is started again and finds the same writes
 nothing new, and one that finds something else at the same place writes another
-(``<what>`` is a digest of the finding; the offset is -1 where no message was
-read yet). It names places and digests and holds no payload.
+(``<what>`` is a digest of the kind and of the message that was read, or of what
+is said where there was none, and then the offset may be -1). It names places and digests and holds no payload.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Alarm:
 
 def write_alarm(folder: Path, alarm: Alarm, disk: Disk | None = None) -> Path:
     """Keep the alarm durably; one that stands there already is left as it is."""
-    found = json.dumps([alarm.kind, alarm.message, alarm.record_sha256, alarm.expected_sha256]).encode()
+    found = json.dumps([alarm.kind, alarm.record_sha256 or alarm.message]).encode()
     what = hashlib.sha256(found).hexdigest()[:8]
     path = folder / f"{alarm.sink}-{alarm.topic}-{alarm.partition}-{alarm.topic_offset}-{what}.json"
     data = json.dumps(asdict(alarm), indent=2).encode() + b"\n"

@@ -53,6 +53,7 @@ _FETCH = 64  # messages taken at a time: at most as many wait here while the sto
 _POLL_S, _ASK_S = 0.2, 5.0
 _PLACE_SILENCE_S, _LONGEST_PLACE_PAUSE_S = 5.0, 20.0  # the others wait while one is asked for: not long, and not often
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_OTHERS_SHARE = 4  # of the time that asking in vain takes
 _SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
 
 Key = tuple[str, int]  # topic and partition
@@ -111,6 +112,7 @@ class WindowFollower:
         self._pause_s = 0.0  # above 0 while the store is down
         self._active_at = time.monotonic()
         self._placings = 0  # counts how often all positions were thrown away
+        self._ask_again_at = 0.0  # not before this for a partition whose brokers did not answer
 
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Follow until told to stop. Raises TamperError after its alarm is durable, and what cannot be tried again."""
@@ -208,21 +210,26 @@ class WindowFollower:
 
     def _place_one(self) -> bool:
         """Place the next partition whose turn it is; returns whether there was one."""
-        for key, feed in list(self._feeds.items()):
-            if feed.assembler is None and time.monotonic() >= feed.place_at:
+        unplaced = [(key, feed) for key, feed in self._feeds.items() if feed.assembler is None]
+        for key, feed in sorted(unplaced, key=lambda one: (one[1].pause_s > 0, one[1].place_at)):
+            now = time.monotonic()
+            if not feed.pause_s or (now >= feed.place_at and now >= self._ask_again_at):
                 self._place(key, feed)
-                return True
+                return feed.pause_s == 0.0
         return False
 
-    def _wait_alone(self, key: Key, feed: _Feed, error: BrokerError) -> None:
+    def _wait_alone(self, key: Key, feed: _Feed, error: BrokerError, took_s: float) -> None:
+        """Place this one later; most of the time until then belongs to the others, however many wait like this."""
         if not feed.pause_s:
             logger.warning("%s[%d] waits for its brokers, the others go on: %s", *key, error)
         feed.pause_s = min(max(2 * feed.pause_s, _FIRST_PAUSE_S), _LONGEST_PLACE_PAUSE_S)
-        feed.place_at = time.monotonic() + feed.pause_s
+        self._active_at = now = time.monotonic()  # brokers that do not answer are no silence of ours
+        feed.place_at = now + feed.pause_s
+        self._ask_again_at = now + max(_FIRST_PAUSE_S, _OTHERS_SHARE * took_s)
 
     def _place(self, key: Key, feed: _Feed) -> None:
         """Ask the store where it is and go there, serving the group meanwhile."""
-        placings = self._placings
+        placings, began = self._placings, time.monotonic()
 
         def keep_on() -> bool:
             self._health.alive()
@@ -245,9 +252,9 @@ class WindowFollower:
         except PlacingStoppedError as error:
             logger.info("%s", error)
         except OffsetsGoneError as error:  # retention was quicker than we
-            self._wait_alone(key, feed, BrokerError(str(error)))
+            self._wait_alone(key, feed, BrokerError(str(error)), time.monotonic() - began)
         except BrokerError as error:
-            self._wait_alone(key, feed, error)
+            self._wait_alone(key, feed, error, time.monotonic() - began)
         except TamperError as error:
             raise self._alarmed(error, key, -1, None) from error
         finally:

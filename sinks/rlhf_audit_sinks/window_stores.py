@@ -235,7 +235,7 @@ class ClickHouseWindows(_Lookup):
                 raise ForkError(
                     partition=f"{window.settings.name} window {close.window}",
                     offset=close.first_offset,
-                    expected=next(iter(stored - {ours}), None),
+                    expected=min(stored - {ours}, default=None),
                     found=ours,
                 )
             sink.store(window.sealed)

@@ -253,7 +253,10 @@ class RecordLog:
         segment = _create_segment(self._disk, self._folder, first_offset)
         handle = self._disk.open_append(segment.path)
         if self._reserved > self._size and self._segments:
-            self._disk.truncate(self._segments[-1].path, self._size)  # gives back what was reserved behind its end
+            # Gives back what was reserved behind its end, only now that the new one has its place on the disk. Whoever
+            # drains a spool may have deleted the old one by then.
+            with suppress(FileNotFoundError):
+                self._disk.truncate(self._segments[-1].path, self._size)
         self.close()
         self._handle = handle
         self._reserved = 0

@@ -48,15 +48,13 @@ class TickClock:
         age_us = self._age.us(state, now)
         if self.is_under_way(state, now):
             return None
-        if self._settings.is_strong:  # a tick each window, whether or not anything came
-            if now.wall_us // self._window_us <= state.ticks.number:
-                return None
-            flush = False
-        else:
-            is_full = window_bytes >= MAX_WINDOW_BYTES
-            if state.window is None or not (is_draining or is_full or age_us >= self._window_us):
-                return None
-            flush = is_draining or is_full or has_to_flush(state.ticks, self._window_us, now.wall_us)
+        is_full = window_bytes >= MAX_WINDOW_BYTES
+        closes = state.window is not None and (is_draining or is_full or age_us >= self._window_us)
+        # In mode strong a tick each window, whether or not anything came.
+        is_time = self._settings.is_strong and now.wall_us // self._window_us > state.ticks.number
+        if not (closes or is_time):
+            return None
+        flush = closes and (is_draining or is_full or has_to_flush(state.ticks, self._window_us, now.wall_us))
         tick = next_tick(
             self._settings,
             state,

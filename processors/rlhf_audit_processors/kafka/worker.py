@@ -169,6 +169,7 @@ class SealWorker:
             inbox.put(Delivered(as_sealed(found), cast(Acknowledged, event)))
 
     async def _on_partitions_revoked(self, *_: object, **__: object) -> None:
+        self._generation = -1  # the group still has the old one until it has joined again: nothing begins meanwhile
         self._stop_all()
 
     async def _on_rebalance_complete(self, *_: object, **__: object) -> None:
@@ -198,13 +199,13 @@ class SealWorker:
         }
         if reading:
             await asyncio.wait(reading.values(), timeout=WAIT_FOR_STATES_S)
-        if not self._links.is_current(generation):
+        if not self._is_ours(generation):
             return  # this runs again for the newer one
-        self._forget_measures(set(places))
         states = {place: one.result() for place, one in reading.items() if one.done()}
         taken = {place: state for place, state in states.items() if state is not None}
+        self._forget_measures(set(taken))
         await self._links.go_to({place: state.next_offset for place, state in taken.items()})
-        if not self._links.is_current(generation):
+        if not self._is_ours(generation):
             return
         self._begin(taken, generation)
         for place, one in reading.items():
@@ -230,32 +231,45 @@ class SealWorker:
 
     async def _begin_late(self, place: Place, reading: asyncio.Task[SealState | None], generation: int) -> None:
         state = await reading
-        if state is not None and self._links.is_current(generation) and generation == self._generation:
+        if not self._is_ours(generation):
+            return
+        if state is not None:
             self._begin({place: state}, generation)
             logger.info("%s/%d: taken over, late", *place)
         self._say_whether_ready()
 
+    def _is_ours(self, generation: int) -> bool:
+        """Whether partitions of this generation may be begun, and said anything of."""
+        return generation == self._generation and self._links.is_current(generation) and not self._stop.is_set()
+
     async def _state_of(self, place: Place, generation: int) -> SealState | None:
         """State of a partition; asked again while brokers or store do not answer. None if it must not be sealed."""
-        while self._links.is_current(generation) and not self._stop.is_set():
+        while self._is_ours(generation):
             try:
                 state: SealState = await self._links.in_thread(self._read_state, place)
                 return state
-            except ForkedTopicError as error:
-                self._health.forks.labels("seal").inc()
-                self._refuse(place, error)
-                return None
-            except AuditTrailError as error:
-                if not error.retriable and not isinstance(error, OffsetsGoneError):  # gone while it was read
-                    self._refuse(place, error)
+            except (AuditTrailError, OSError) as error:
+                if not self._is_ours(generation):  # whose partition it is now has to say
                     return None
-                logger.warning("%s/%d: %s; trying again", *place, error)
-                self._health.ready(False, "brokers or object store do not answer")
-            except OSError as error:
-                logger.warning("%s/%d: object store: %s; trying again", *place, type(error).__name__)
-                self._health.ready(False, "the object store does not answer")
+                if not self._may_pass(place, error):
+                    return None
             await asyncio.sleep(RETRY_S)
         return None
+
+    def _may_pass(self, place: Place, error: Exception) -> bool:
+        """Say why a state could not be read; whether trying again may help."""
+        if isinstance(error, AuditTrailError):
+            if not error.retriable and not isinstance(error, OffsetsGoneError):  # gone while it was read
+                if isinstance(error, ForkedTopicError):
+                    self._health.forks.labels("seal").inc()
+                self._refuse(place, error)
+                return False
+            logger.warning("%s/%d: %s; trying again", *place, error)
+            self._health.ready(False, "brokers or object store do not answer")
+        else:
+            logger.warning("%s/%d: object store: %s; trying again", *place, type(error).__name__)
+            self._health.ready(False, "the object store does not answer")
+        return True
 
     def _refuse(self, place: Place, error: AuditTrailError) -> None:
         logger.error("%s/%d is not sealed: %s", *place, error)

@@ -24,6 +24,7 @@ from rlhf_audit_stores.kafka.errors import BrokerError
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.topics import TopicFacts, source_topic
 from rlhf_audit_stores.objects import FolderStore
+from rlhf_audit_stores.stored_state import RefusedToGoOnError
 from surroundings import Around
 
 SEALERS = {("annotations", number): make_sealer(partition=number) for number in (1, 2)}
@@ -62,9 +63,11 @@ class Head:
 class World:
     """A worker that was just given two partitions; ``release`` lets the late one's state be read."""
 
+    late_error: AuditTrailError | None
+
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, error: AuditTrailError | None = None) -> None:
         self.release = threading.Event()
-        self.error = error
+        self.error, self.late_error = error, None  # while it is late, and once it was
         self.source = {place: _source_of(place, 5) for place in SEALERS}
         self.health = WorkerHealth("seal")
         plan = SealPlan(
@@ -81,7 +84,7 @@ class World:
         self.links = Links(self.source[LATE])
         self.worker._links = self.links  # type: ignore[assignment]  # the brokers' side, by hand
         self.worker._head = SimpleNamespace(renew=lambda: None)  # type: ignore[assignment]
-        assignment = [SimpleNamespace(topic=TOPIC, partition=number) for _, number in SEALERS]
+        self.assignment = assignment = [SimpleNamespace(topic=TOPIC, partition=number) for _, number in SEALERS]
         consumer = SimpleNamespace(assignment=lambda: assignment)
         self.worker._app = SimpleNamespace(consumer_generation_id=1, consumer=consumer)  # type: ignore[assignment]
         monkeypatch.setattr(self.worker, "_read_state", self._read_state)
@@ -93,6 +96,8 @@ class World:
             if self.error is not None and not self.release.is_set():
                 raise self.error
             self.release.wait(30)
+            if self.late_error is not None:
+                raise self.late_error
         return first_state(SEALERS[place].settings, SOURCE_ID)
 
     async def deliver(self, place: tuple[str, int], delivered: Sequence[SourceMessage]) -> None:
@@ -148,6 +153,48 @@ def test_a_partition_whose_state_is_late_holds_up_no_other_and_catches_up(
         assert world.links.read[0] == (0, 2), "what Faust passed over is read by the plain reader"
         assert world.health.unready() is None
         world.worker._stop_all()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [BrokerError("no leader"), RefusedToGoOnError("a fork")], ids=["gone", "refused"])
+def test_what_an_older_generation_still_reads_says_nothing_of_the_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: AuditTrailError
+) -> None:
+    async def main() -> None:
+        world = World(tmp_path, monkeypatch)
+        world.late_error = error
+        older = asyncio.ensure_future(world.worker._take_over())
+        await asyncio.sleep(0.01)
+        await world.worker._on_partitions_revoked()
+        world.links.generation = world.worker._app.consumer_generation_id = 2
+        world.assignment[:] = [one for one in world.assignment if one.partition == PROMPT[1]]
+        await older
+        await world.worker._take_over()
+        assert world.health.unready() is None
+        world.release.set()
+        await world.until(lambda: len(world.worker._background) <= 1)
+        assert (world.health.unready(), world.worker._refused) == (None, {})
+        world.worker._stop_all()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", ["revoked", "stopped"])
+def test_a_late_partition_is_not_begun_after_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    async def main() -> None:
+        world = World(tmp_path, monkeypatch)
+        await world.worker._take_over()
+        await world.deliver(LATE, world.source[LATE])
+        if end == "revoked":
+            await world.worker._on_partitions_revoked()  # the group still has the generation until it joined again
+        else:
+            world.worker._stop.set()
+            world.worker._stop_all()
+        world.release.set()
+        await world.until(lambda: len(world.worker._background) == 0)
+        assert LATE not in world.worker._owned
+        assert world.links.records_of(LATE) == []
 
     asyncio.run(main())
 

@@ -173,3 +173,18 @@ def test_in_mode_strong_every_window_gets_a_tick() -> None:
     assert [world.turn(WINDOW_US) for _ in range(3)] == [True, True, True]
     assert not world.turn()
     assert world.closes == 3
+
+
+def test_in_mode_strong_a_clock_set_back_keeps_no_window_open() -> None:
+    world = World(make_sealer(make_genesis(mode="strong")))
+    assert world.turn()
+    world.set_back_us = 3_600_000_000
+    for closes in (2, 3):
+        world.batch()
+        assert not world.turn()
+        assert world.turn(WINDOW_US)
+        assert world.closes == closes
+    world.batch()
+    assert tick_of(world.due(is_draining=True)).flush
+    world.clock.forget()
+    assert tick_of(world.due(window_bytes=MAX_WINDOW_BYTES)).flush

@@ -126,6 +126,9 @@ def test_an_alarm_names_places_and_digests_and_is_never_overwritten(tmp_path: Pa
     again = Alarm.of(error, "objects", "audit.sealed.annotations", 1, 9, b"secret", 6)
     assert write_alarm(tmp_path, again) == path
     assert path.read_bytes() == kept
+    restarted = ForkError(partition="annotations/1", offset=7, expected=None, found=bytes(range(32)))
+    again = Alarm.of(restarted, "objects", "audit.sealed.annotations", 1, 9, b"secret", 7)
+    assert write_alarm(tmp_path, again) == path, "what a sink remembers is no other finding"
     another = Alarm.of(TamperError("another"), "objects", "audit.sealed.annotations", 1, 9, None, 6)
     assert write_alarm(tmp_path, another) != path
     assert path.read_bytes() == kept

@@ -314,3 +314,27 @@ def test_reading_takes_constant_memory_and_finds_a_late_record_without_reading_a
     assert [offset for offset, _ in log.read_from(199)] == [199]
     assert len(reads) <= 2
     log.close()
+
+
+class Draining(RealDisk):
+    """Whoever drains a spool deletes the old segment as soon as there is a newer one."""
+
+    deleted = 0
+
+    def truncate(self, path: Path, size: int) -> None:
+        self.unlink(path)
+        self.deleted += 1
+        super().truncate(path, size)
+
+
+def test_a_segment_that_others_deleted_while_the_log_rolled_stops_nothing(tmp_path: Path) -> None:
+    disk = Draining()
+    log = RecordLog.open(tmp_path, disk)
+    log.append(RECORDS[:1])
+    log.reserve(1 << 16)
+    log.roll()
+    log.append(RECORDS[1:2])
+    log.sync()
+    log.close()
+    assert disk.deleted == 1
+    assert contents(tmp_path) == RECORDS[1:2]
