@@ -35,6 +35,7 @@ from typing import Final
 from rlhf_audit_ledger.batch import batch_head
 from rlhf_audit_producers.batches import LIFECYCLE, ProducerSession
 from rlhf_audit_producers.recorder import LaneView
+from rlhf_audit_producers.refused_batches import REFUSED_FOLDER
 from rlhf_audit_producers.shipper_positions import Positions, Shipped
 from rlhf_audit_producers.shipper_queue import Parcel, ShipQueue
 from rlhf_audit_producers.spool_files import SpoolRef, done_epoch, is_alive, producers, write_heads
@@ -49,7 +50,6 @@ from rlhf_audit_stores.kafka.wire import strip_header
 
 logger = logging.getLogger(__name__)
 
-REFUSED_FOLDER: Final = "refused"
 NOTICE_PREFIX: Final = "shipper"
 READ_BYTES: Final = 4 << 20  # of one spool, before the next one has its turn
 SAVE_EVERY_S: Final = 0.25

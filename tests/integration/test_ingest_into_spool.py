@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from feeding import feed, recording
+from query_copies import annotation, batch
 from rlhf_audit_producers import spool_log
 from rlhf_audit_producers.ingest_report import IngestReport
-from rlhf_audit_producers.spool_files import done_epoch, write_heads
 from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
 from rlhf_audit_stores.disk import RealDisk
-from rlhf_audit_stores.epochs import producer_folder_name
 from rlhf_audit_stores.objects import FolderStore
 from rlhf_audit_trail.ledger_facts import known_facts, ledger_facts
 from rlhf_audit_trail.local import LocalTrail
@@ -197,29 +196,48 @@ def test_a_full_spool_makes_ingest_wait_not_fail(
     assert items(trail) == Counter(f"item{n}" for n in range(ROWS) if n != 17)
 
 
-def test_a_batch_that_no_broker_takes_is_told_and_holds_up_no_ingest(trail: Path) -> None:
-    said: list[str] = []
-    folder = trail / "spool" / "producers" / producer_folder_name("ingest/0022")
+def test_what_no_broker_took_is_told_until_it_was_sent_again_and_nothing_is_counted_meanwhile(
+    trail: Path, elsewhere: Elsewhere, file: Path
+) -> None:
+    refused = trail / "spool" / "refused" / f"{'00' * 16}-3"
+    with recorder_of(trail) as recorder:
+        recorder.appends_left = 5
+        with pytest.raises(KeyboardInterrupt):
+            ingest(recorder, file)
+    (name,) = (trail / "spool" / "producers").glob("*/name")
+    producer = name.read_text(encoding="utf-8").strip()
+    with LocalTrail(trail.parent / "other") as other:
+        refused.parent.mkdir()
+        refused.write_bytes(batch(other, [annotation(1)], producer=producer))
+    with recorder_of(trail) as recorder:
+        with pytest.raises(CouldNotCheckError, match="spool resend"):
+            ingest(recorder, file)
+        with pytest.raises(CouldNotCheckError, match=r"max\.message\.bytes"):
+            recorder.delivered(producer)
+    refused.unlink()
+    with recorder_of(trail) as recorder:
+        assert ingest(recorder, file).outcome == "ingested"
+    assert items(trail) == Counter(f"item{n}" for n in range(ROWS) if n != 17)
 
-    def ship() -> None:
-        """The shipper's part: the only batch was too large, so the lane is where it was."""
-        if done_epoch(RealDisk(), folder) < 0:
-            write_heads(RealDisk(), folder, 0, [])
 
-    recorder = SpoolRecorder(
+def test_an_ingest_whose_own_batch_is_refused_does_not_say_that_it_is_done(
+    trail: Path, elsewhere: Elsewhere, file: Path
+) -> None:
+    class Refusing(DyingRecorder):
+        def append(self, stream: str, partition: int, values: Sequence[bytes]) -> None:
+            super().append(stream, partition, values)
+            if stream == "annotations":
+                kept = trail / "spool" / "refused" / f"{'00' * 16}-{partition}"
+                kept.parent.mkdir(exist_ok=True)
+                kept.write_bytes(values[0])
+
+    recorder = Refusing(
         trail,
         known_facts(trail),
         FolderStore(trail / "objects"),
         RealDisk(),
-        ensure_shipper=ship,
-        say=said.append,
-        patience_s=1.0,
+        ensure_shipper=lambda: None,
+        say=lambda text: None,
     )
-    with recorder:
-        recorder.take_epoch("ingest/0022")
-        recorder.append("annotations", 0, [b"larger than any broker takes"])
-        recorder.drain()
-        assert recorder.lanes_of("ingest/0022") == []
-    (line,) = said
-    assert line.startswith("1 lane without an end")
-    assert "max.message.bytes" in line
+    with recorder, pytest.raises(CouldNotCheckError, match="larger than the brokers take"):
+        ingest(recorder, file)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -275,12 +275,32 @@ def test_a_batch_larger_than_the_topic_takes_is_put_aside_and_declared(
     assert kept.stat().st_size > 30_000
     assert "larger than the brokers take" in err
     assert "xxxx" not in err
-    topics = read_topics_with_holes(kafka_settings, facts)
-    assert topics == {"w0", "w2", "w3"}
+    assert ids_in_topics(kafka_settings, facts) == {"w0", "w2", "w3"}
     assert logs(trail) == []
+    status, out, err = ended(ship(trail, kafka_settings, "--drain-seconds", "20", command=("spool", "resend")))
+    assert (status, "1 still too large" in out) == (3, True), err
+    assert kept.exists()
+    let_topics_take(kafka_settings, facts.partitions, 1_000_000)
+    status, out, err = ended(ship(trail, kafka_settings, "--drain-seconds", "20", command=("spool", "resend")))
+    assert (status, out) == (0, "1 acknowledged, 0 still too large, 0 not answered\n"), err
+    assert not kept.exists()
+    assert ids_in_topics(kafka_settings, facts) == {"w0", "w1", "w2", "w3"}
 
 
-def read_topics_with_holes(settings: KafkaSettings, facts: LedgerFacts) -> set[str]:
+def let_topics_take(settings: KafkaSettings, streams: Iterable[str], size: int) -> None:
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    client, _ = admin_client(settings)
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resources = [
+        ConfigResource(ResourceType.TOPIC, source_topic(settings.topic_prefix, stream), incremental_configs=[entry])
+        for stream in streams
+    ]
+    for answer in client.incremental_alter_configs(resources).values():
+        answer.result(timeout=30)
+
+
+def ids_in_topics(settings: KafkaSettings, facts: LedgerFacts) -> set[str]:
     from rlhf_audit_ledger.batch import BatchBody, open_envelope
     from rlhf_audit_schemas.kinds import KINDS
     from rlhf_audit_stores.kafka.tail import PartitionTail

@@ -58,33 +58,39 @@ class ShipResult:
 
 def open_shipper(directory: Path, facts: LedgerFacts, settings: Settings, report: ShipReport) -> Shipper:
     """A shipper of ``directory``'s spools to the brokers of ``settings``; the caller holds the lock."""
+    return Shipper(
+        directory / "spool",
+        facts,
+        RealDisk(),
+        lambda on_refused: ship_queue(settings, report, on_refused=on_refused),
+        with_header=schema_ids(directory, settings).header,
+        software=f"rlhf-audit-trail {__version__}",
+        now_us=lambda: time.time_ns() // 1000,
+        clock=time.monotonic,
+    )
+
+
+def ship_queue(settings: Settings, report: ShipReport, *, on_refused: Callable[[Parcel], None]) -> ShipQueue:
+    """A queue to the brokers of the settings."""
     kafka = settings.need_kafka()
+    return ShipQueue(
+        client_maker(kafka, report.trouble),
+        lambda stream: source_topic(kafka.topic_prefix, stream),
+        time.monotonic,
+        on_acknowledged=report.acknowledged,
+        on_refused=on_refused,
+        on_trouble=report.trouble,
+    )
+
+
+def schema_ids(directory: Path, settings: Settings) -> SchemaIds:
+    """What goes in front of values; the registry is asked, if there is one."""
     ids = SchemaIds(directory / "spool" / _SCHEMA_IDS, settings.schema_registry_url or None)
     registry = settings.open_registry()
     if registry is not None:
         with registry:
             ids.ask(registry)
-
-    def make_queue(on_refused: Callable[[Parcel], None]) -> ShipQueue:
-        return ShipQueue(
-            client_maker(kafka, report.trouble),
-            lambda stream: source_topic(kafka.topic_prefix, stream),
-            time.monotonic,
-            on_acknowledged=report.acknowledged,
-            on_refused=on_refused,
-            on_trouble=report.trouble,
-        )
-
-    return Shipper(
-        directory / "spool",
-        facts,
-        RealDisk(),
-        make_queue,
-        with_header=ids.header,
-        software=f"rlhf-audit-trail {__version__}",
-        now_us=lambda: time.time_ns() // 1000,
-        clock=time.monotonic,
-    )
+    return ids
 
 
 def run_shipper(

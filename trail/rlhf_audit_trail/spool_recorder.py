@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from rlhf_audit_producers.recorder import EventCounts, LaneView
-from rlhf_audit_producers.shipper import REFUSED_FOLDER
+from rlhf_audit_producers.refused_batches import REFUSED_FOLDER, refused_batches
 from rlhf_audit_producers.spool_files import (
     ProducerLock,
     acquire_name,
@@ -68,7 +68,6 @@ class SpoolRecorder:
         self._lock: ProducerLock | None = None
         self._log: SpoolLog | None = None
         self._stored: StoredLanes | None = None
-        self._places: set[tuple[str, int]] = set()
         self._look_after_shipper_at = 0.0
         make_folders_durably(disk, self._spool)
 
@@ -112,7 +111,6 @@ class SpoolRecorder:
         if self._stored is None or self._stored.producer != producer:
             self._stored = StoredLanes(self._objects, self._facts.partitions, producer)
             self._stored.skip_stored()
-        self._places = set()
         folder = epoch_folder(lock.folder, epoch.number)
         self._log = SpoolLog(self._facts, folder, self._disk, quota_bytes=self._quota_bytes)
         return epoch
@@ -132,7 +130,6 @@ class SpoolRecorder:
                 time.sleep(_LOOK_AGAIN_S)
                 log.measure()
                 continue
-            self._places.add((stream, partition))
             return
 
     def work(self) -> None:
@@ -149,13 +146,7 @@ class SpoolRecorder:
         self._close()
         self._wait_until_shipped(producer)
         heads = self._heads_of(producer)
-        ended = {(head.stream, head.partition) for head in heads if head.ended}
-        if refused := len(self._places - ended):
-            self._say(
-                f"{counted(refused, 'lane')} without an end: the brokers call batches too large; their bytes are kept "
-                f"in {self._spool / REFUSED_FOLDER}, and the ledger says so. Raise max.message.bytes "
-                "(`rlhf-audit topics check`), then ingest again"
-            )
+        self._check_refused(producer)
         if stored is None:
             return
         deadline = time.monotonic() + self._patience_s
@@ -178,6 +169,7 @@ class SpoolRecorder:
 
     def _all_stored_of(self, producer: str) -> StoredLanes:
         self._wait_until_shipped(producer)
+        self._check_refused(producer)
         heads = self._heads_of(producer)
         if self._stored is None or self._stored.producer != producer:
             self._stored = StoredLanes(self._objects, self._facts.partitions, producer)
@@ -192,6 +184,16 @@ class SpoolRecorder:
                     "`sink objects` run? Nothing was read; try again"
                 )
             time.sleep(_LOOK_AGAIN_S)
+
+    def _check_refused(self, producer: str) -> None:
+        """What was stored of a producer tells which rows are there only if no batch of it was refused."""
+        kept = sum(one.head.producer == producer for one in refused_batches(self._disk, self._spool))
+        if kept:
+            raise CouldNotCheckError(
+                f"{producer}: {counted(kept, 'record')} of batches larger than the brokers take: not in the ledger, "
+                f"kept in {self._spool / REFUSED_FOLDER}. Raise max.message.bytes of the topic (`rlhf-audit topics "
+                f"check`), then `rlhf-audit spool resend {self._spool.parent}`"
+            )
 
     def _heads_of(self, producer: str) -> list[LaneView]:
         """How far the brokers have its last epoch."""
@@ -241,6 +243,9 @@ class SpoolRecorder:
 
 
 def _reach(lanes: Iterable[LaneView], heads: Iterable[LaneView]) -> bool:
-    """Whether stored lanes are as far as the heads that were shipped."""
-    stored = {(lane.stream, lane.partition, lane.epoch): lane.next_seq for lane in lanes}
-    return all(stored.get((head.stream, head.partition, head.epoch), 0) >= head.next_seq for head in heads)
+    """Whether stored lanes are as far as the heads that were shipped, ends included."""
+    stored = {(lane.stream, lane.partition, lane.epoch): (lane.next_seq, lane.ended) for lane in lanes}
+    return all(
+        stored.get((head.stream, head.partition, head.epoch), (0, False)) >= (head.next_seq, head.ended)
+        for head in heads
+    )

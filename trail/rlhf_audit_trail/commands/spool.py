@@ -1,32 +1,38 @@
-"""``rlhf-audit spool status|adopt``: what waits in spools, and how to ship what a dead node left.
+"""``rlhf-audit spool status|adopt|resend``: what waits in spools, and how to ship what a dead node left.
 
 ``adopt`` ships from where the spools lie: a directory that was mounted or
 copied here. Positions and statements are kept in it, so that it may be
 interrupted and run again, there or here: nothing is lost, and nothing is said
 twice. What was copied is adopted once, in one place.
+
+``resend`` sends the batches that brokers refused as too large, once more and
+with the same bytes: they fill the gaps that stand in the ledger since.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import time
 from pathlib import Path
 
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_trail.commands.ship import SETTINGS, add_drain_seconds
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags, settings_of
 
-HELP = "show what waits in a trail's spools, or ship what a dead node left"
+HELP = "show what waits in a trail's spools, ship what a dead node left, or what brokers refused"
 EXAMPLES = """\
 rlhf-audit spool status my-trail                     who records, and what is not acknowledged yet
 rlhf-audit spool adopt /mnt/node7/my-trail           ship what is left there, with the settings that lie there
 rlhf-audit spool adopt /mnt/node7/my-trail --trail my-trail    with the settings and the ledger of this node
+rlhf-audit spool resend my-trail                     batches that were too large, once the topic takes them
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("action", choices=("status", "adopt"), help="look, or ship what was left")
+    add("action", choices=("status", "adopt", "resend"), help="look, or ship what was left or refused")
     add("directory", nargs="?", type=Path, default=DEFAULT_DIRECTORY, metavar="DIR", help="trail (default %(default)s)")
     add("--trail", type=Path, metavar="MINE", help="adopt: trail whose settings and ledger count (default DIR)")
     add("--json", action="store_true", help="status: for machines")
@@ -37,7 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not (args.directory / "spool").is_dir():
         raise ConfigError(f"{args.directory} holds no spool/ folder: name the directory of a trail")
-    return _adopt(args) if args.action == "adopt" else _status(args)
+    return {"status": _status, "adopt": _adopt, "resend": _resend}[args.action](args)
+
+
+def _resend(args: argparse.Namespace) -> int:
+    from rlhf_audit_trail.resending import resend
+    from rlhf_audit_trail.ship_report import ShipReport
+
+    settings = settings_of(args, args.directory)
+    report = ShipReport(lambda text: print(text, file=sys.stderr), time.monotonic)
+    found = resend(args.directory, settings, report, drain_s=args.drain_seconds)
+    print(f"{found.acknowledged:,} acknowledged, {found.refused:,} still too large, {found.unanswered:,} not answered")
+    if found.refused:
+        print("raise max.message.bytes of the topic (`rlhf-audit topics check` says what it is)", file=sys.stderr)
+    return 3 if found.refused or found.unanswered else 0
 
 
 def _status(args: argparse.Namespace) -> int:
