@@ -168,6 +168,7 @@ class LocalTrail:
                 vault=self._vault,
                 vault_key=self._keys.vault_key,
                 disk=self._disk,
+                now=self._clock(),
             )
             self._touched.add(key)
         return self._parts[key]

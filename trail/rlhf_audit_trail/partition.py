@@ -58,6 +58,7 @@ class LocalPartition:
         vault: ObjectStore,
         vault_key: bytes,
         disk: Disk,
+        now: Instant,
     ) -> None:
         self.settings = sealer.settings
         self._ticker = ticker
@@ -80,7 +81,7 @@ class LocalPartition:
         self._open_bytes = sum(len(one.record.value or b"") for one in self._open)
         self._waiting_bytes = 0
         self._ends_with_tick = True  # what an earlier process left needs no new one
-        self._age = WindowAge(self.settings.stream.window_us, recovered.state, Instant.now())
+        self._age = WindowAge(self.settings.stream.window_us, recovered.state, now)
 
     @property
     def published(self) -> Close | None:
