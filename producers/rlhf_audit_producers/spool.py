@@ -102,6 +102,13 @@ class Spool:
         return self._queue.dropped
 
     @property
+    def refusal(self) -> str | None:
+        """Why nothing is taken any more; None as long as the spool records."""
+        if self.error is not None:
+            return "recording has stopped"
+        return "the trail is closed" if self._is_closed else None
+
+    @property
     def is_full(self) -> bool:
         """Whether the writer has no room at the moment."""
         return self._writer.is_full

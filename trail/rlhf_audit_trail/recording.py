@@ -22,6 +22,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -177,10 +178,10 @@ class AuditTrail:
         rankings: Sequence[Sequence[str | bytes]] | None = None,
         axes: Mapping[str, Sequence[float | None]] | None = None,
         labels: Sequence[str] | None = None,
-        annotators: Sequence[str | None] | str | None = None,
-        ids: Sequence[str] | None = None,
-        items: Sequence[str] | None = None,
-        groups: Sequence[str] | str | None = None,
+        annotators: Sequence[str | int | None] | str | int | None = None,
+        ids: Sequence[str | int] | None = None,
+        items: Sequence[str | int] | None = None,
+        groups: Sequence[str | int] | str | int | None = None,
         judged_at_us: Sequence[int] | None = None,
         labeler: str | None = None,
         all_ranks: bool | None = None,
@@ -272,13 +273,14 @@ class AuditTrail:
             self._unrecorded += item.count
             return
         is_kept = spool.put(item)
-        if self.strict and not (is_kept and spool.error is None and not spool.counts.lost):
-            raise RecordingError(
-                f"{item.kind.name} events were lost: {spool.error or dict(spool.counts.lost) or 'the queue is full'}"
-            )
+        refusal = spool.refusal
+        if self.strict and not (is_kept and refusal is None and not spool.counts.lost):
+            why = spool.error or refusal or dict(spool.counts.lost) or "the queue is full"
+            raise RecordingError(f"{item.kind.name} events were lost: {why}")
         if not is_kept and not self._is_warned:
             self._is_warned = True
-            logger.warning("events are being lost: the queue is full; the ledger declares how many")
+            how = "the queue is full; the ledger declares how many"
+            logger.warning("events are being lost: %s", how if refusal is None else refusal)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until everything recorded so far is durable in the spool. Returns whether that came to pass."""
@@ -377,7 +379,11 @@ def _never() -> list[bytes]:
 
 def _first_length(*columns: object) -> int:
     """Rows of a call as far as its first column tells, before anything has looked at it."""
-    return next((len(column) for column in columns if isinstance(column, Sized)), 1)
+    for column in columns:
+        if isinstance(column, Sized):
+            with suppress(TypeError):  # an array without dimensions
+                return len(column)
+    return 1
 
 
 def _now_us() -> int:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Integral
 from typing import Any
 
 from rlhf_audit_schemas.codec import Constant, schema_bytes
@@ -22,6 +23,7 @@ from rlhf_audit_schemas.kinds import Kind
 
 _SALT_BYTES = 16
 _DIGEST_BYTES = 32
+_NAMES = frozenset({str, type(None)})
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ def annotation_rows(
             "score": rewards,
             "label": labels,
             "annotation_id": _as_strings(ids),
-            "item": items,
+            "item": _names(items),
             "judged_at_us": judged_at_us,
         }
     )
@@ -185,13 +187,27 @@ def _as_strings(ids: Any) -> list[str] | None:
     return None if ids is None else [str(one) for one in _list(ids)]
 
 
-def _spread(values: Any, count: int, name: str) -> list[Any] | None:
-    """A column of its own, or one value for all rows."""
+def _names(values: Any) -> list[Any] | None:
+    """A column of names; whole numbers are names too. What is neither stays, and cannot be encoded."""
     if values is None:
         return None
-    if isinstance(values, str):
-        return [values] * count
-    spread = _list(values)
+    listed = _list(values)
+    return listed if set(map(type, listed)) <= _NAMES else [_name(one) for one in listed]
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return value
+    return str(int(value))
+
+
+def _spread(values: Any, count: int, name: str) -> list[Any] | None:
+    """A column of names, or one for all rows."""
+    if isinstance(values, (str, Integral)):
+        return [_name(values)] * count
+    spread = _names(values)
+    if spread is None:
+        return None
     if len(spread) != count:
         raise ConfigError(f"{name}: {len(spread)} values for {count} rows")
     return spread

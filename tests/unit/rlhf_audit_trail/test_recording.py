@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,55 @@ class Tensor:
 def test_arrays_and_tensors_are_columns(trail: AuditTrail) -> None:
     trail.log_annotations(rewards=Tensor())  # type: ignore[arg-type]  # duck-typed on purpose
     assert [row["score"] for row in judgements(trail)] == [0.25, 0.75]
+
+
+class WholeNumber:
+    """What numpy's integers are: no ``int``, but registered as whole numbers."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __int__(self) -> int:
+        return self.value
+
+
+Integral.register(WholeNumber)
+
+
+def test_whole_numbers_are_names(trail: AuditTrail) -> None:
+    trail.log_annotations(
+        rewards=[1.0, 2.0],
+        ids=[1, 2],
+        items=[3, WholeNumber(4)],  # type: ignore[list-item]  # duck-typed on purpose
+        annotators=[WholeNumber(7), None],  # type: ignore[list-item]  # the same
+        groups=5,
+    )
+    rows = sorted(judgements(trail), key=lambda row: row["item"])
+    assert [(row["annotation_id"], row["item"], row["annotator"], row["group"]) for row in rows] == [
+        ("1", "3", "7", "5"),
+        ("2", "4", None, "5"),
+    ]
+
+
+@pytest.mark.parametrize("annotator", [True, 1.5, b"ann", ["ann"], "\ud800"])
+def test_an_annotator_that_is_no_name_costs_its_rows_and_no_more(annotator: Any, trail: AuditTrail) -> None:
+    trail.log_annotations(rewards=[1.0, 2.0], annotators=["ann", annotator])
+    assert trail.flush()
+    trail.log_annotations(rewards=[3.0], annotators=["ann"])
+    assert [row["score"] for row in judgements(trail)] == [3.0]
+    losses = spooled_events(trail.directory, "loss")
+    assert {loss["reason"] for loss in losses} == {"encode_failed"}
+    assert sum(loss["count"] for loss in losses) == 2
+
+
+def test_a_single_number_where_a_column_belongs_stops_nothing(trail: AuditTrail) -> None:
+    class Scalar:
+        def __len__(self) -> int:
+            raise TypeError("an array without dimensions")
+
+    trail.log_annotations(rewards=Scalar())  # type: ignore[arg-type]  # wrong on purpose
+    assert judgements(trail) == []
+    assert [loss["count"] for loss in spooled_events(trail.directory, "loss")] == [1]
 
 
 def test_lists_may_be_changed_by_the_caller_afterwards(trail: AuditTrail) -> None:
@@ -212,6 +262,13 @@ def test_a_strict_trail_stops_the_training_when_events_are_lost(tmp_path: Path) 
     trail.close()
 
 
+def test_a_closed_trail_says_that_it_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trail = AuditTrail(tmp_path, "run", runtime=False)
+    trail.close()
+    trail.log_annotations(rewards=[1.0])
+    assert "events are being lost: the trail is closed" in caplog.text
+
+
 def test_our_own_failing_thread_does_not_reach_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -227,6 +284,7 @@ def test_our_own_failing_thread_does_not_reach_the_training(
     trail.log_annotations(rewards=[1.0])
     trail.close()
     assert "recording stopped" in caplog.text
+    assert "queue is full" not in caplog.text
     assert "a defect of ours" not in caplog.text, "messages of others may hold contents"
 
 
