@@ -18,7 +18,6 @@ import logging
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 
 from rlhf_audit_producers.batches import EndReason
@@ -54,7 +53,8 @@ class Spool:
         self._guard = threading.RLock()
         self._is_child = False
         self._begin_anew()
-        _LIVE.add(self)
+        with _fork:  # a spool that begins while another thread forks is not the child's
+            _LIVE.add(self)
 
     def _begin_anew(self) -> None:
         settings = self._settings
@@ -232,12 +232,14 @@ class Spool:
         writer.forget_files()
 
 
-_LIVE: weakref.WeakSet[Spool] = weakref.WeakSet()
+_LIVE: set[Spool] = set()  # not weak: its copy must not fail while another thread opens or closes a spool
+_fork = threading.Lock()  # threads fork one at a time: ``_forking`` is of one fork
 _forking: list[Spool] = []
 
 
 def _before_fork() -> None:
-    _forking[:] = list(_LIVE)
+    _fork.acquire()
+    _forking[:] = _LIVE
     for spool in _forking:
         spool._before_fork()
 
@@ -246,12 +248,15 @@ def _after_fork_in_parent() -> None:
     for spool in reversed(_forking):
         spool._after_fork_in_parent()
     _forking.clear()
+    _fork.release()
 
 
 def _after_fork_in_child() -> None:
+    """The lock was taken by the thread that forked, and that is the only one here."""
     for spool in _forking:
         spool._after_fork_in_child()
     _forking.clear()
+    _fork.release()
 
 
 def exit_reason() -> EndReason:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 
 from rlhf_audit_trail.recording import AuditTrail
@@ -51,6 +52,27 @@ def forks(directory: str) -> None:
     judge(trail, "after")
     for pid in children:
         os.waitpid(pid, 0)
+    trail.close()
+
+
+def forking_threads(directory: str) -> None:
+    """Two threads fork all the time, a third records."""
+    trail = AuditTrail(directory, "run", runtime=False)
+
+    def fork() -> None:
+        for _ in range(200):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    forking = [threading.Thread(target=fork, daemon=True) for _ in range(2)]
+    for thread in forking:
+        thread.start()
+    while any(thread.is_alive() for thread in forking):
+        judge(trail, "during", 1)
+        time.sleep(0.001)
+    judge(trail, "after")
     trail.close()
 
 

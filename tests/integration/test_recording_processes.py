@@ -117,6 +117,14 @@ def test_forked_children_never_write_the_lanes_of_their_parent(tmp_path: Path) -
     sane(tmp_path)
 
 
+def test_threads_that_fork_at_once_hold_up_nobody(tmp_path: Path) -> None:
+    finish(start("forking_threads", tmp_path))
+    drain(tmp_path)
+    assert items(tmp_path) & once("after") == once("after")
+    assert ended(tmp_path) == {"run/0"}
+    sane(tmp_path)
+
+
 def test_children_of_multiprocessing_are_producers_of_their_own_and_say_their_end(tmp_path: Path) -> None:
     finish(start("spawns", tmp_path))
     drain(tmp_path)
