@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from rlhf_audit_producers.batches import EndReason
     from rlhf_audit_producers.spool_writer import WriterCounts
     from rlhf_audit_trail.rows import Rows
+    from rlhf_audit_trail.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class AuditTrail:
         queue_events: int = 65_536,
         disk: Disk | None = None,
     ) -> None:
-        self.directory = Path(directory).absolute()
+        self.directory = _absolute(directory)
         self.strict, self.store_text = strict, store_text
         self.parent_run_id = parent_run_id
         self._how: dict[str, Any] = {
@@ -96,11 +97,34 @@ class AuditTrail:
         self._leaves_run_id = False
         self._unrecorded = 0
         self._pid = os.getpid()
-        settings = load_settings(self.directory)
-        make_folders_durably(self._disk, self.directory / "spool")
-        self.identity: RunIdentity = identify(
-            self.directory / "spool", self._disk, run_id=run_id, rank=rank, world_size=world_size
-        )
+        self.identity = self._identified(run_id, rank, world_size)
+        try:
+            settings = load_settings(self.directory)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in ``_open``
+            self._fail(error)
+        else:
+            self._open(settings)
+        self._leave_run_id()
+        _OPEN.add(self)
+
+    def _identified(self, run_id: str | None, rank: int | None, world_size: int | None) -> RunIdentity:
+        """Who this process is; alone if nothing can be kept in the folder that would tell its ranks one name."""
+        spool = self.directory / "spool"
+        try:
+            make_folders_durably(self._disk, spool)
+            return identify(spool, self._disk, run_id=run_id, rank=rank, world_size=world_size)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if self.strict:
+                raise RecordingError(f"the trail cannot be opened: {_told(error)}") from error
+            logger.warning("the folder of the trail cannot be written: %s", _told(error))
+            return identify(spool, None, run_id=run_id, rank=rank, world_size=world_size)
+
+    def _open(self, settings: Settings) -> None:
+        how = self._how
         try:
             self._warn_of_network()
             facts = ledger_facts(self.directory, settings, self._disk)
@@ -114,17 +138,15 @@ class AuditTrail:
                     software=f"rlhf-audit-trail {__version__}",
                     disk=self._disk,
                     now_us=_now_us,
-                    quota_bytes=spool_bytes,
-                    max_queue_events=queue_events,
+                    quota_bytes=how["spool_bytes"],
+                    max_queue_events=how["queue_events"],
                 ),
                 claim=claims.take if self.world_size > 1 else None,
-                every_turn=RuntimeKeeper(self.directory, brokers).look if runtime else None,
+                every_turn=RuntimeKeeper(self.directory, how["brokers"]).look if how["runtime"] else None,
             )
-            self._spool.start(wait_s=10.0 if strict else 0.0)
-        except (AuditTrailError, OSError) as error:
+            self._spool.start(wait_s=10.0 if self.strict else 0.0)
+        except Exception as error:  # noqa: BLE001 - the boundary to the training, which must not die of us
             self._fail(error)
-        self._leave_run_id()
-        _OPEN.add(self)
 
     @property
     def run_id(self) -> str:
@@ -321,7 +343,7 @@ class AuditTrail:
         text = advice(self.directory / "spool", kind)
         if self.strict:
             raise RecordingError(text)
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
 
     def _leave_run_id(self) -> None:
         if RUN_ID_VARIABLE not in os.environ:
@@ -330,8 +352,8 @@ class AuditTrail:
 
     def _fail(self, error: Exception) -> None:
         if self.strict:
-            raise RecordingError(f"the trail cannot be opened: {error}") from error
-        logger.error("nothing will be recorded: %s", error)
+            raise RecordingError(f"the trail cannot be opened: {_told(error)}") from error
+        logger.error("nothing will be recorded: %s", _told(error))
 
     def _tell_losses(self) -> None:
         """A run that ends well must not look as if everything of it was recorded."""
@@ -345,8 +367,8 @@ class AuditTrail:
     def _quietly(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except OSError as error:
-            logger.warning("the runtime could not be started: %s", error)
+        except Exception as error:  # noqa: BLE001 - what is recorded is safe, and sealed by whoever comes next
+            logger.warning("the runtime could not be started: %s", _told(error))
 
 
 AuditableRLHF = AuditTrail
@@ -371,6 +393,18 @@ def _kind(name: str) -> Kind:
     if kind is None:
         raise ConfigError(f"unknown kind of event {name!r}; known: {', '.join(sorted(KINDS))}")
     return kind
+
+
+def _absolute(directory: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(directory).absolute()
+    except OSError:  # the working folder is gone: opening the trail says so
+        return Path(directory)
+
+
+def _told(error: Exception) -> str:
+    """Our own messages never hold contents; those of others might."""
+    return str(error) if isinstance(error, (AuditTrailError, OSError)) else type(error).__name__
 
 
 def _never() -> list[bytes]:

@@ -66,7 +66,14 @@ def test_rank_and_world_size_come_from_the_launcher(tmp_path: Path) -> None:
     assert (alone.rank, alone.world_size) == (0, 1)
 
 
-@pytest.mark.parametrize("run_id", ["", "a b", "x" * 161, "a\n"])
+def test_without_a_disk_the_name_that_is_made_is_of_this_process_alone(tmp_path: Path) -> None:
+    names = {identify(tmp_path / "runs", None, environ={}).run_id for _ in range(2)}
+    assert len(names) == 2
+    assert identify(tmp_path, None, environ={"TORCHELASTIC_RUN_ID": "job"}).run_id == "job"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("run_id", ["", "a b", "x" * 161, "a\n", "\ud800"])
 def test_an_id_that_cannot_be_one_is_refused(run_id: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run id"):
         identify(tmp_path, RealDisk(), run_id=run_id, environ={})

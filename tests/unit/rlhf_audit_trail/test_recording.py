@@ -255,6 +255,51 @@ def test_an_unusable_folder_stops_nothing_unless_the_trail_is_strict(
         AuditTrail(tmp_path, "run", runtime=False, strict=True)
 
 
+class ReadOnlyDisk(RealDisk):
+    """Nothing can be made on it."""
+
+    def mkdir(self, folder: Path) -> None:
+        raise OSError(30, "read-only file system")
+
+
+def test_a_folder_that_cannot_be_made_stops_nothing_unless_the_trail_is_strict(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    for directory, disk in ((tmp_path / "file" / "run", RealDisk()), (tmp_path / "run", ReadOnlyDisk())):
+        with AuditTrail(directory, runtime=False, disk=disk) as trail:
+            trail.log_annotations(rewards=[1.0])
+            assert trail.run_id
+        assert "nothing will be recorded" in caplog.text
+        assert "1 event of " in caplog.text
+        caplog.clear()
+        with pytest.raises(RecordingError, match="cannot be opened"):
+            AuditTrail(directory, runtime=False, disk=disk, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("load_settings", PermissionError(13, "not yours")), ("ledger_facts", ValueError("secret"))]
+)
+def test_whatever_opening_raises_stops_nothing_and_tells_no_contents(
+    name: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recording_module, name, broken)
+    AuditTrail(tmp_path, "run", runtime=False).close()
+    assert "nothing will be recorded" in caplog.text
+    assert "secret" not in caplog.text
+    with pytest.raises(RecordingError):
+        AuditTrail(tmp_path, "run", runtime=False, strict=True)
+
+
+def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="nonsense"):
+        AuditTrail(tmp_path, "run", runtime=False)
+
+
 def test_a_strict_trail_stops_the_training_when_events_are_lost(tmp_path: Path) -> None:
     trail = AuditTrail(tmp_path, "run", runtime=False, strict=True, queue_events=10)
     with pytest.raises(RecordingError, match="queue is full"):
