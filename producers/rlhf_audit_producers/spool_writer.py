@@ -205,15 +205,18 @@ class SpoolWriter:
 
     def _record(self, item: Submission) -> Lost | None:
         """Number the events of a call. Returns those that have to be declared instead."""
-        if item.claim is not None and self._claim is not None and not self._claim(item.claim):
-            return None  # another rank recorded the same rows
+        claim = None
         oversize: Counter[Place] = Counter()
         try:
+            if item.claim is not None and self._claim is not None:
+                claim = item.claim()
             groups = self._encoded(item, oversize)
         except Exception as error:  # noqa: BLE001 - whatever a caller's values do, training and the other events go on
             level = logging.DEBUG if self.counts.lost["encode_failed"] else logging.ERROR  # once, not at every step
             logger.log(level, "%s events could not be encoded: %s", item.kind.name, type(error).__name__)
             return Lost("encode_failed", self._router.places(item))
+        if claim is not None and self._claim is not None and not self._claim(claim):
+            return None  # another rank recorded the same rows
         for partition, mine in groups:
             self._put(item, partition, mine)
             self.counts.recorded += len(mine)

@@ -7,9 +7,9 @@ and no control flow. Unless the trail is ``strict``, nothing that goes wrong
 here reaches the training: it is logged, and declared in the ledger.
 
 Which rank records what: every rank records the rows it is given. Rows that
-several ranks are given alike must not be doubled; so where ids are given, the
-first rank that hands in a batch of exactly these ids records it, and for the
-others it is done (ranks that share the folder; ``rlhf_audit_producers.spool_claims``).
+several ranks are given alike must not be doubled; so where judgements have ids,
+the first rank that hands in exactly these rows records them, and for the others
+it is done (ranks that share the folder; ``rlhf_audit_producers.spool_claims``).
 ``all_ranks=True`` says that the call is made on every rank with the same rows:
 rank 0 records. ``all_ranks=False`` says that these are this rank's own rows.
 """
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE, RunIdentity, identify
 from rlhf_audit_producers.spool import RecordingError, Spool, exit_reason
-from rlhf_audit_producers.spool_claims import Claims, rows_digest
+from rlhf_audit_producers.spool_claims import Claims
 from rlhf_audit_producers.spool_queue import Submission
 from rlhf_audit_producers.spool_writer import SpoolSettings
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
@@ -41,7 +41,7 @@ from rlhf_audit_trail import __version__, runtime_start
 from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
-from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
+from rlhf_audit_trail.rows import RowsEncoder, annotation_rows, completed, held_bytes, rollout_rows
 from rlhf_audit_trail.runtime_start import RuntimeKeeper
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
 
@@ -246,7 +246,10 @@ class AuditTrail:
         ids: Sequence[str] | None = None,
         all_ranks: bool | None = None,
     ) -> None:
-        """Record what reward functions said of completions: one event per completion, one reward per function."""
+        """Record what reward functions said of completions: one event per completion, one reward per function.
+
+        Every rank records its own completions, with or without ids.
+        """
         kind = KINDS["rollout"]
 
         def submit() -> None:
@@ -273,19 +276,16 @@ class AuditTrail:
     def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
         if rows.count == 0 or (all_ranks and self.rank != 0):
             return
-        claim = None
-        if all_ranks is None and rows.ids is not None and self.world_size > 1:
-            claim = rows_digest([kind.name, *rows.ids])
         common = {"ts_us": _now_us(), "run_id": self.run_id, "rank": self.rank}
-        store_text = self.store_text
+        encoder = RowsEncoder(kind, rows, common, store_text=self.store_text)
         self._submit(
             Submission(
                 kind,
                 rows.count,
-                lambda: encode_rows(kind, rows, common, store_text=store_text),
+                encoder.encode,
                 annotators=rows.annotators,
                 bytes_held=rows.bytes_held,
-                claim=claim,
+                claim=encoder.claim if rows.has_ids and all_ranks is None and self.world_size > 1 else None,
             )
         )
 

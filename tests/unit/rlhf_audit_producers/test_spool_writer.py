@@ -300,7 +300,7 @@ def test_rows_that_another_rank_claimed_are_not_recorded(tmp_path: Path) -> None
     from rlhf_audit_producers.spool_claims import Claims, rows_digest
 
     claims = [Claims(tmp_path / "spool", "run", rank) for rank in range(2)]
-    one, other = rows_digest(["a", "b"]), rows_digest(["ab"])
+    one, other = rows_digest([b"a", b"b"]), rows_digest([b"ab"])
     assert [rank.take(one) for rank in claims] == [True, False]
     assert [rank.take(other) for rank in reversed(claims)] == [True, False]
     again = Claims(tmp_path / "spool", "run", 0)

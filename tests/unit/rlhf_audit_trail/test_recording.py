@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from numbers import Integral
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_audit_ledger.batch import BatchBody
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
 from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_schemas.errors import ConfigError
@@ -39,6 +41,10 @@ def trail(tmp_path: Path) -> Iterator[AuditTrail]:
 
 def sha(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
+
+
+def annotation_batches(directory: Path) -> list[tuple[str, BatchBody]]:
+    return [(stream, body) for stream, body in spooled(directory) if stream == "annotations"]
 
 
 def judgements(trail: AuditTrail) -> list[dict[str, Any]]:
@@ -202,6 +208,38 @@ def test_rollouts_hold_one_reward_for_each_function(trail: AuditTrail) -> None:
     first, second = spooled_events(trail.directory, "rollout")
     assert (first["function_names"], first["rewards"], first["step"]) == (["f", "g"], [1.0, 0.0], 4)
     assert (second["rewards"], second["completion_sha256"]) == ([None, 2.0], sha("b"))
+
+
+def test_ranks_record_the_same_rows_once_and_other_rows_under_the_same_ids_as_well(tmp_path: Path) -> None:
+    prompts, ids = ["p", "q"], ["x", "y"]
+    said: list[dict[str, Any]] = [
+        {"responses": ["r", "r"], "rewards": [1.0, 0.0]},
+        {"responses": ["r", "r"], "rewards": [1.0, -1.0]},
+        {"responses": ["r", "s"], "rewards": [1.0, 0.0]},
+        {"responses": ["r", "r"], "rewards": [1.0, 0.0], "annotators": "somebody"},
+    ]
+    for rank in range(2):
+        with AuditTrail(tmp_path, "run", rank=rank, world_size=2, runtime=False) as trail:
+            for columns in said[rank:]:
+                trail.log_annotations(prompts=prompts, ids=ids, **columns)
+            trail.log_annotations(prompts=prompts, ids=ids, rewards=[rank, rank])
+    recorded = {"run/0": len(ids) * (len(said) + 1), "run/1": len(ids)}
+    assert Counter(body.producer for _, body in annotation_batches(tmp_path) for _ in body.events) == recorded
+
+
+def test_every_rank_records_its_own_rollouts_whatever_their_ids(tmp_path: Path) -> None:
+    for rank in range(2):
+        with AuditTrail(tmp_path, "run", rank=rank, world_size=2, runtime=False) as trail:
+            trail.log_rollouts(prompts=["p"], completions=["c"], rewards={"f": [1.0]}, ids=["x"])
+    assert {event["rank"] for event in spooled_events(tmp_path, "rollout")} == {0, 1}
+
+
+def test_rows_that_cannot_be_encoded_are_not_claimed(tmp_path: Path) -> None:
+    for rank, prompt in ((0, object()), (1, "p")):
+        with AuditTrail(tmp_path, "run", rank=rank, world_size=2, runtime=False) as trail:
+            trail.log_annotations(prompts=[prompt], rewards=[1.0], ids=["x"])  # type: ignore[list-item]  # one is wrong
+    assert [body.producer for _, body in annotation_batches(tmp_path) if body.events] == ["run/1"]
+    assert [event["reason"] for event in spooled_events(tmp_path, "loss")] == ["encode_failed"]
 
 
 def test_a_run_says_who_records_and_how_it_ended(tmp_path: Path) -> None:
