@@ -143,6 +143,7 @@ class AuditTrail:
                 ),
                 claim=claims.take if self.world_size > 1 else None,
                 every_turn=RuntimeKeeper(self.directory, how["brokers"]).look if how["runtime"] else None,
+                leave=self.close,
             )
             self._spool.start(wait_s=10.0 if self.strict else 0.0)
         except Exception as error:  # noqa: BLE001 - the boundary to the training, which must not die of us
