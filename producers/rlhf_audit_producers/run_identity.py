@@ -5,9 +5,10 @@ that opens a trail leaves to its children; ``TORCHELASTIC_RUN_ID`` (torchrun);
 ``SLURM_JOB_ID``; a name that is made once. The first four are the same in every
 rank and after every restart, so a restart is a new epoch of the same run.
 
-torchrun without ``--rdzv-id`` says ``none``: then all ranks of a node find the
-same name in a file that is created once for their common parent process. Ranks
-on several nodes need an id of the first four kinds.
+torchrun without ``--rdzv-id`` says ``none``, and ``torch.multiprocessing.spawn``
+says nothing: then all ranks of a node find the same name in a file that is
+created once for their common parent process. A rank is what has ``RANK`` in its
+environment, or a process group of several in torch. Ranks on several nodes need an id of the first four kinds.
 
 Nothing here knows of checkpoints: a run that resumes from one is a run of its
 own and names its parent (``AuditTrail(parent_run_id=...)``).
@@ -70,7 +71,8 @@ def identify(
     torch_rank, torch_world = _torch_ranks()
     found_rank = _first_number(rank, environ, _RANKS, torch_rank, 0)
     found_world = _first_number(world_size, environ, _WORLDS, torch_world, 1)
-    found, source = _run_id(spool, disk, run_id, environ)
+    is_rank = "RANK" in environ or (torch_world or 1) > 1
+    found, source = _run_id(spool, disk, run_id, environ, is_rank=is_rank)
     if not found or _utf8_bytes(found) > MAX_RUN_ID_BYTES or any(ord(char) < 33 for char in found):
         raise ConfigError(f"run id: expected 1 to {MAX_RUN_ID_BYTES} bytes without spaces, from {source}")
     if not 0 <= found_rank < max(found_world, found_rank + 1):
@@ -86,7 +88,9 @@ def _utf8_bytes(text: str) -> int:
         return sys.maxsize
 
 
-def _run_id(spool: Path, disk: Disk | None, given: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+def _run_id(
+    spool: Path, disk: Disk | None, given: str | None, environ: Mapping[str, str], *, is_rank: bool
+) -> tuple[str, str]:
     if given is not None:
         return given, "argument"
     if (inherited := environ.get(RUN_ID_VARIABLE, "")) not in _UNSAID:
@@ -95,7 +99,7 @@ def _run_id(spool: Path, disk: Disk | None, given: str | None, environ: Mapping[
         return elastic, "TORCHELASTIC_RUN_ID"
     if (job := environ.get("SLURM_JOB_ID", "")) not in _UNSAID:
         return f"slurm-{job}", "SLURM_JOB_ID"
-    process = os.getppid() if "RANK" in environ else os.getpid()
+    process = os.getppid() if is_rank else os.getpid()
     return (_made() if disk is None else _made_once(spool, disk, process)), "made once"
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,29 @@ def test_ranks_with_one_parent_find_the_name_that_was_made_once(tmp_path: Path) 
     said = [process.communicate()[0] for process in [rank(0), rank(1), rank(2)]]
     assert len(set(said)) == 1
     assert said[0].strip()
+
+
+def process_group(rank: int, world_size: int) -> SimpleNamespace:
+    """What torch looks like to a rank without a launcher."""
+    distributed = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_rank=lambda: rank,
+        get_world_size=lambda: world_size,
+    )
+    return SimpleNamespace(distributed=distributed)
+
+
+def test_ranks_that_only_torch_knows_find_the_name_of_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run_of(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", process_group(1, 2))
+    found = identify(tmp_path, RealDisk(), environ={})
+    assert (found.rank, found.world_size) == (1, 2)
+    assert found.run_id == run_of(tmp_path, RANK="0") != alone
+    monkeypatch.setitem(sys.modules, "torch", process_group(0, 1))
+    assert run_of(tmp_path) == alone
 
 
 def test_two_programs_without_any_id_are_two_runs(tmp_path: Path) -> None:
