@@ -5,9 +5,10 @@ that opens a trail leaves to its children; ``TORCHELASTIC_RUN_ID`` (torchrun);
 ``SLURM_JOB_ID``; a name that is made once. The first four are the same in every
 rank and after every restart, so a restart is a new epoch of the same run.
 
-torchrun without ``--rdzv-id`` says ``none``: then all ranks of a node find the
-same name in a file that is created once for their common parent process. Ranks
-on several nodes need an id of the first four kinds.
+torchrun without ``--rdzv-id`` says ``none``, and ``torch.multiprocessing.spawn``
+says nothing: then all ranks of a node find the same name in a file that is
+created once for their common parent process. A rank is what has ``RANK`` in its
+environment, or a process group of several in torch. Ranks on several nodes need an id of the first four kinds.
 
 Nothing here knows of checkpoints: a run that resumes from one is a run of its
 own and names its parent (``AuditTrail(parent_run_id=...)``).
@@ -55,27 +56,41 @@ class RunIdentity:
 
 def identify(
     spool: Path,
-    disk: Disk,
+    disk: Disk | None,
     *,
     run_id: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> RunIdentity:
-    """The identity of this process. Raises ConfigError if an id or a rank cannot be one."""
+    """The identity of this process. Raises ConfigError if an id or a rank cannot be one.
+
+    Without a disk a name that has to be made is this process's alone.
+    """
     environ = os.environ if environ is None else environ
     torch_rank, torch_world = _torch_ranks()
     found_rank = _first_number(rank, environ, _RANKS, torch_rank, 0)
     found_world = _first_number(world_size, environ, _WORLDS, torch_world, 1)
-    found, source = _run_id(spool, disk, run_id, environ)
-    if not found or len(found.encode("utf-8")) > MAX_RUN_ID_BYTES or any(ord(char) < 33 for char in found):
+    is_rank = "RANK" in environ or (torch_world or 1) > 1
+    found, source = _run_id(spool, disk, run_id, environ, is_rank=is_rank)
+    if not found or _utf8_bytes(found) > MAX_RUN_ID_BYTES or any(ord(char) < 33 for char in found):
         raise ConfigError(f"run id: expected 1 to {MAX_RUN_ID_BYTES} bytes without spaces, from {source}")
     if not 0 <= found_rank < max(found_world, found_rank + 1):
         raise ConfigError(f"rank: expected 0 or more, found {found_rank}")
     return RunIdentity(found, found_rank, max(found_world, 1), source)
 
 
-def _run_id(spool: Path, disk: Disk, given: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+def _utf8_bytes(text: str) -> int:
+    """Length; endless for half a surrogate pair, which no UTF-8 holds."""
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return sys.maxsize
+
+
+def _run_id(
+    spool: Path, disk: Disk | None, given: str | None, environ: Mapping[str, str], *, is_rank: bool
+) -> tuple[str, str]:
     if given is not None:
         return given, "argument"
     if (inherited := environ.get(RUN_ID_VARIABLE, "")) not in _UNSAID:
@@ -84,18 +99,21 @@ def _run_id(spool: Path, disk: Disk, given: str | None, environ: Mapping[str, st
         return elastic, "TORCHELASTIC_RUN_ID"
     if (job := environ.get("SLURM_JOB_ID", "")) not in _UNSAID:
         return f"slurm-{job}", "SLURM_JOB_ID"
-    process = os.getppid() if "RANK" in environ else os.getpid()
-    return _made_once(spool, disk, process), "made once"
+    process = os.getppid() if is_rank else os.getpid()
+    return (_made() if disk is None else _made_once(spool, disk, process)), "made once"
 
 
 def _made_once(spool: Path, disk: Disk, process: int) -> str:
     """The name for the processes that share this one: created by the first, read by the others."""
     key = f"{socket.gethostname()} {process} {_started(process)}"
     path = spool / RUNS_FOLDER / hashlib.sha256(key.encode("utf-8")).hexdigest()[:32]
-    made = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
     with suppress(AlreadyStoredError):
-        create_file_durably(disk, path, made.encode("ascii"))
+        create_file_durably(disk, path, _made().encode("ascii"))
     return disk.read(path).decode("ascii")
+
+
+def _made() -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
 def _started(process: int) -> str:

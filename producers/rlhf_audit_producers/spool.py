@@ -6,9 +6,10 @@ thread takes a turn every 200 ms, or sooner when the queue is half full.
 A forked child never touches what it inherited: it closes the copies of its
 parent's files, and begins under a name and an epoch of its own as soon as it
 records something. Processes that are started anew (spawn, torchrun) open a
-spool like any other. At exit what waits is written and ``producer_end`` said;
-a process that is killed leaves its lock free without that end, and whoever
-drains the spools says so.
+spool like any other. At exit, or at the end of a child of ``multiprocessing``
+(``process_end``), what waits is written and ``producer_end`` said; a process
+that is killed leaves its lock free without that end, and whoever drains the
+spools says so.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import logging
 import os
 import sys
 import threading
-import weakref
 from collections.abc import Callable
 
 from rlhf_audit_producers.batches import EndReason
+from rlhf_audit_producers.process_end import SPOOL_PRIORITY, before_child_ends, fatal_error, when_child_begins
 from rlhf_audit_producers.spool_queue import SpoolQueue, Submission
 from rlhf_audit_producers.spool_routes import Router
 from rlhf_audit_producers.spool_writer import SpoolSettings, SpoolWriter, WriterCounts
@@ -40,7 +41,10 @@ class RecordingError(AuditTrailError):
 
 
 class Spool:
-    """One process's door to the spools of a trail. Any thread may use it."""
+    """One process's door to the spools of a trail. Any thread may use it.
+
+    ``leave`` is called instead of ``close`` where a child of ``multiprocessing`` ends.
+    """
 
     def __init__(
         self,
@@ -48,13 +52,16 @@ class Spool:
         *,
         claim: Callable[[bytes], bool] | None = None,
         every_turn: Callable[[], None] | None = None,
+        leave: Callable[[EndReason], None] | None = None,
         linger_s: float = LINGER_S,
     ) -> None:
         self._settings, self._claim, self._every_turn, self._linger_s = settings, claim, every_turn, linger_s
+        self._leave = self.close if leave is None else leave
         self._guard = threading.RLock()
-        self._is_child = False
         self._begin_anew()
-        _LIVE.add(self)
+        when_child_begins(self, Spool._end_with_child)
+        with _fork:  # a spool that begins while another thread forks is not the child's
+            _LIVE.add(self)
 
     def _begin_anew(self) -> None:
         settings = self._settings
@@ -102,6 +109,13 @@ class Spool:
         return self._queue.dropped
 
     @property
+    def refusal(self) -> str | None:
+        """Why nothing is taken any more; None as long as the spool records."""
+        if self.error is not None:
+            return "recording has stopped"
+        return "the trail is closed" if self._is_closed else None
+
+    @property
     def is_full(self) -> bool:
         """Whether the writer has no room at the moment."""
         return self._writer.is_full
@@ -113,9 +127,13 @@ class Spool:
                 if not self._is_started() and not self._is_closed:
                     self._thread = threading.Thread(target=self._run, name="rlhf-audit-spool", daemon=True)
                     self._thread.start()
-                    if self._is_child:
-                        _close_with_multiprocessing(self)
+                    self._end_with_child()
         return self._is_open.wait(wait_s) if wait_s else self._is_open.is_set()
+
+    def _end_with_child(self) -> None:
+        before_child_ends(
+            lambda: self._leave("finished" if fatal_error() is None else "failed"), priority=SPOOL_PRIORITY
+        )
 
     def _is_started(self) -> bool:
         return self._thread is not None
@@ -217,7 +235,6 @@ class Spool:
 
     def _after_fork_in_child(self) -> None:
         writer = self._writer
-        self._is_child = True
         self._guard = threading.RLock()
         was_closed = self._is_closed
         self._begin_anew()
@@ -225,12 +242,14 @@ class Spool:
         writer.forget_files()
 
 
-_LIVE: weakref.WeakSet[Spool] = weakref.WeakSet()
+_LIVE: set[Spool] = set()  # not weak: its copy must not fail while another thread opens or closes a spool
+_fork = threading.Lock()  # threads fork one at a time: ``_forking`` is of one fork
 _forking: list[Spool] = []
 
 
 def _before_fork() -> None:
-    _forking[:] = list(_LIVE)
+    _fork.acquire()
+    _forking[:] = _LIVE
     for spool in _forking:
         spool._before_fork()
 
@@ -239,12 +258,15 @@ def _after_fork_in_parent() -> None:
     for spool in reversed(_forking):
         spool._after_fork_in_parent()
     _forking.clear()
+    _fork.release()
 
 
 def _after_fork_in_child() -> None:
+    """The lock was taken by the thread that forked, and that is the only one here."""
     for spool in _forking:
         spool._after_fork_in_child()
     _forking.clear()
+    _fork.release()
 
 
 def exit_reason() -> EndReason:
@@ -256,13 +278,6 @@ def _close_all() -> None:
     reason = exit_reason()
     for spool in list(_LIVE):
         spool.close(reason)
-
-
-def _close_with_multiprocessing(spool: Spool) -> None:
-    """Children of ``multiprocessing`` leave through ``os._exit`` after its own finalizers, past ``atexit``."""
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util.Finalize(None, spool.close, args=(exit_reason(),), exitpriority=100)
 
 
 def _safe(error: Exception) -> str:

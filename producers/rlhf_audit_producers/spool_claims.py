@@ -1,5 +1,8 @@
 """Which rank records rows that several ranks hand in: the first that comes.
 
+Rows are the same if they say the same, whoever hands them in: other rows under
+the same ids are recorded too.
+
 One small file per run, records of 16 bytes digest and u32 rank, appended under
 a lock. It decides between ranks that share a directory and are alive at once;
 it is no part of the evidence, and is not synced. A rank's own claim never
@@ -20,12 +23,11 @@ _RECORD = struct.Struct(">16sI")
 CLAIMS_FOLDER = "claims"
 
 
-def rows_digest(parts: Iterable[str]) -> bytes:
-    """Names a call by its ids, in their order: 16 bytes."""
+def rows_digest(rows: Iterable[bytes]) -> bytes:
+    """Names a call by its rows, in their order: 16 bytes."""
     digest = hashlib.sha256()
-    for part in parts:
-        raw = part.encode("utf-8")
-        digest.update(len(raw).to_bytes(8, "big") + raw)
+    for row in rows:
+        digest.update(len(row).to_bytes(8, "big") + row)
     return digest.digest()[:16]
 
 

@@ -21,14 +21,17 @@ Place = tuple[str, int]  # stream, partition
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """Events of one call. ``encode`` makes their bytes, on the writer's thread, in the order of ``annotators``."""
+    """Events of one call. ``encode`` makes their bytes, on the writer's thread, in the order of ``annotators``.
+
+    ``claim`` names, on the same thread, what several ranks may hand in and one of them records.
+    """
 
     kind: Kind
     count: int
     encode: Callable[[], list[bytes]]
     annotators: Sequence[str | None] | None = None
     bytes_held: int = 0
-    claim: bytes | None = None
+    claim: Callable[[], bytes] | None = None
 
 
 @dataclass(slots=True, eq=False)

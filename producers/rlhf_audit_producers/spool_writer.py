@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -205,32 +205,41 @@ class SpoolWriter:
 
     def _record(self, item: Submission) -> Lost | None:
         """Number the events of a call. Returns those that have to be declared instead."""
-        if item.claim is not None and self._claim is not None and not self._claim(item.claim):
-            return None  # another rank recorded the same rows
+        claim = None
+        oversize: Counter[Place] = Counter()
         try:
-            events = item.encode()
-            if len(events) != item.count:
-                raise FormatError(f"{item.kind.name}: {len(events)} events for {item.count}")
+            if item.claim is not None and self._claim is not None:
+                claim = item.claim()
+            groups = self._encoded(item, oversize)
         except Exception as error:  # noqa: BLE001 - whatever a caller's values do, training and the other events go on
             level = logging.DEBUG if self.counts.lost["encode_failed"] else logging.ERROR  # once, not at every step
             logger.log(level, "%s events could not be encoded: %s", item.kind.name, type(error).__name__)
             return Lost("encode_failed", self._router.places(item))
+        if claim is not None and self._claim is not None and not self._claim(claim):
+            return None  # another rank recorded the same rows
+        for partition, mine in groups:
+            self._put(item, partition, mine)
+            self.counts.recorded += len(mine)
+        return Lost("oversize", oversize) if oversize else None
+
+    def _encoded(self, item: Submission, oversize: Counter[Place]) -> list[tuple[int, list[bytes]]]:
+        """Events by partition; those that fit into no batch are counted in ``oversize``."""
+        events = item.encode()
+        if len(events) != item.count:
+            raise FormatError(f"{item.kind.name}: {len(events)} events for {item.count}")
         partitions = self._router.partitions(item)
         if isinstance(partitions, int):
-            groups: Iterable[tuple[int, list[bytes]]] = [(partitions, events)]
+            groups = [(partitions, events)]
         else:
             groups = [
                 (one, list(compress(events, [each == one for each in partitions]))) for one in sorted(set(partitions))
             ]
-        oversize: Counter[Place] = Counter()
-        for partition, mine in groups:
+        for at, (partition, mine) in enumerate(groups):
             if max(map(len, mine)) > MAX_BATCH_BYTES:
                 small = [event for event in mine if len(event) <= MAX_BATCH_BYTES]
                 oversize[item.kind.stream, partition] = len(mine) - len(small)
-                mine = small
-            self._put(item, partition, mine)
-            self.counts.recorded += len(mine)
-        return Lost("oversize", oversize) if oversize else None
+                groups[at] = (partition, small)
+        return groups
 
     def _put(self, item: Submission, partition: int, events: list[bytes]) -> None:
         """Numbers are given even if cutting finds no room: the events wait in their lane then."""

@@ -9,8 +9,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
+from rlhf_audit_producers.hooks.run_recorder import RunRecorder
 from rlhf_audit_trail.recording import AuditTrail
 
 ROWS = 40
@@ -54,21 +60,114 @@ def forks(directory: str) -> None:
     trail.close()
 
 
+def forking_threads(directory: str) -> None:
+    """Two threads fork all the time, a third records."""
+    trail = AuditTrail(directory, "run", runtime=False)
+
+    def fork() -> None:
+        for _ in range(200):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0)
+            os.waitpid(pid, 0)
+
+    forking = [threading.Thread(target=fork, daemon=True) for _ in range(2)]
+    for thread in forking:
+        thread.start()
+    while any(thread.is_alive() for thread in forking):
+        judge(trail, "during", 1)
+        time.sleep(0.001)
+    judge(trail, "after")
+    trail.close()
+
+
+def forks_and_exits(directory: str) -> None:
+    """A child that is forked in the middle of a training, and of a digest, leaves as any program does."""
+    trail = AuditTrail(directory, "run", runtime=False)
+    run, has_forked = RunRecorder(trail), threading.Event()
+
+    def record_later(kind: str, fields: Mapping[str, Any]) -> None:
+        has_forked.wait(30)
+        trail.record(kind, fields)
+
+    saved = Path(directory) / "checkpoint-1"
+    saved.mkdir()
+    (saved / "weights.bin").write_bytes(b"weights")
+    worker = CheckpointWorker(record_later, rank=0)
+    run.begin({}, step=0, before_end=lambda: None if worker.drain(60) else sys.exit(1))
+    run.end_step(1)
+    worker.submit(saved, step=1, saves=True)
+    pid = os.fork()
+    if pid == 0:
+        run.flush()
+        if not worker.drain(1):
+            os._exit(2)
+        judge(trail, "child")
+        sys.exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    has_forked.set()
+    run.end("finished")
+    trail.close()
+    sys.exit(status)
+
+
+def trains_in_a_child(directory: str) -> None:
+    """A child begins the training that its parent prepared, and dies in it."""
+    run = RunRecorder(AuditTrail(directory, "run", runtime=False))
+    child = multiprocessing.get_context("fork").Process(target=_dies_training, args=(run,))
+    child.start()
+    child.join()
+    if child.exitcode != 1:
+        raise SystemExit(f"{child.exitcode}")
+
+
+def _dies_training(run: RunRecorder) -> None:
+    run.begin({}, step=0)
+    run.end_step(1)
+    raise SystemError("the training failed")
+
+
 def _in_child(trail: AuditTrail, name: str) -> None:
     judge(trail, name)  # no close: a child that ends as children do must say its end
 
 
-def spawns(directory: str) -> None:
-    """Children of ``multiprocessing``, spawned and forked, that get the trail as an argument."""
-    trail = AuditTrail(directory, "run", runtime=False)
-    for context in (multiprocessing.get_context("spawn"), multiprocessing.get_context("fork")):
+def _opens_in_child(directory: str, name: str) -> None:
+    judge(AuditTrail(directory, "run", rank=1), name)
+
+
+def _children(target: Callable[[Any, str], None], given: Any) -> None:
+    get = multiprocessing.get_context
+    for context in (get("spawn"), get("fork"), get("forkserver")):
         method = context.get_start_method()
-        child = context.Process(target=_in_child, args=(trail, method))
+        child = context.Process(target=target, args=(given, method))
         child.start()
         child.join()
         if child.exitcode != 0:
             raise SystemExit(f"{method}: {child.exitcode}")
+
+
+def spawns(directory: str) -> None:
+    """Children of ``multiprocessing``, begun in each way, that get the trail as an argument."""
+    trail = AuditTrail(directory, "run", runtime=False)
+    _children(_in_child, trail)
     judge(trail, "parent")
+    trail.close()
+
+
+def children_open(directory: str) -> None:
+    """Children of ``multiprocessing`` that open a trail of their own."""
+    _children(_opens_in_child, directory)
+
+
+def relatives(directory: str) -> None:
+    """Children of ``multiprocess``: one records into the trail that it inherits, one opens its own."""
+    import multiprocess  # type: ignore[import-untyped,import-not-found,unused-ignore]  # comes with datasets
+
+    trail = AuditTrail(directory, "run", runtime=False)
+    for target, given in ((_in_child, trail), (_opens_in_child, directory)):
+        child = multiprocess.get_context("fork").Process(target=target, args=(given, target.__name__))
+        child.start()
+        child.join()
     trail.close()
 
 

@@ -117,13 +117,59 @@ def test_forked_children_never_write_the_lanes_of_their_parent(tmp_path: Path) -
     sane(tmp_path)
 
 
+def test_threads_that_fork_at_once_hold_up_nobody(tmp_path: Path) -> None:
+    finish(start("forking_threads", tmp_path))
+    drain(tmp_path)
+    assert items(tmp_path) & once("after") == once("after")
+    assert ended(tmp_path) == {"run/0"}
+    sane(tmp_path)
+
+
 def test_children_of_multiprocessing_are_producers_of_their_own_and_say_their_end(tmp_path: Path) -> None:
     finish(start("spawns", tmp_path))
     drain(tmp_path)
-    assert items(tmp_path) == once("parent", "spawn", "fork")
-    assert ended(tmp_path) == {"run/0", "run/0/1"}, "the second child takes the name that the first let go"
+    assert items(tmp_path) == once("parent", "spawn", "fork", "forkserver")
+    assert ended(tmp_path) == {"run/0", "run/0/1"}, "each child takes the name that the one before let go"
     assert sealed_events(tmp_path, "producer_lost") == []
     sane(tmp_path)
+
+
+def test_trails_that_children_of_multiprocessing_open_are_closed_and_sealed(tmp_path: Path) -> None:
+    finish(start("children_open", tmp_path))
+    settle(tmp_path)
+    assert items(tmp_path) == once("spawn", "fork", "forkserver")
+    assert [event["reason"] for event in sealed_events(tmp_path, "producer_end") if event["rows"]] == ["finished"] * 3
+    assert sealed_events(tmp_path, "producer_lost") == []
+    sane(tmp_path)
+
+
+@pytest.mark.skipif(find_spec("multiprocess") is None, reason="multiprocess is not installed")
+def test_children_of_its_relative_say_their_end_too(tmp_path: Path) -> None:
+    finish(start("relatives", tmp_path))
+    settle(tmp_path)
+    assert items(tmp_path) == once("_in_child", "_opens_in_child")
+    assert ended(tmp_path) >= {"run/0", "run/0/1", "run/1"}
+    assert sealed_events(tmp_path, "producer_lost") == []
+    sane(tmp_path)
+
+
+def test_a_child_that_is_forked_in_a_training_says_nothing_of_it(tmp_path: Path) -> None:
+    finish(start("forks_and_exits", tmp_path))
+    drain(tmp_path)
+    assert items(tmp_path) == once("child")
+    assert [(event["outcome"], event["steps"]) for event in sealed_events(tmp_path, "run_end")] == [("finished", 1)]
+    assert [event["step"] for event in sealed_events(tmp_path, "policy_update")] == [1]
+    assert [event["step"] for event in sealed_events(tmp_path, "checkpoint")] == [1]
+    assert ended(tmp_path) == {"run/0", "run/0/1"}
+
+
+def test_a_training_in_a_child_that_dies_is_ended_as_failed(tmp_path: Path) -> None:
+    finish(start("trains_in_a_child", tmp_path))
+    drain(tmp_path)
+    (end,) = sealed_events(tmp_path, "run_end")
+    assert (end["outcome"], end["error_type"], end["steps"]) == ("failed", "SystemError", 1)
+    ends = {event["producer"]: event["reason"] for event in sealed_events(tmp_path, "producer_end")}
+    assert ends == {"run/0": "finished", "run/0/1": "failed"}
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlhf_audit_schemas.kinds import KINDS
-from rlhf_audit_trail.rows import completed, encode_rows, rollout_rows
+from rlhf_audit_trail.rows import RowsEncoder, completed, rollout_rows
 
 SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
 TEMPLATE = (
@@ -72,7 +72,7 @@ class ListRecording:
         rows = rollout_rows(prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids)
         kind = KINDS["rollout"]
         common = {"ts_us": 0, "run_id": self.run_id, "rank": self.rank}
-        for body in encode_rows(kind, rows, common, store_text=False):
+        for body in RowsEncoder(kind, rows, common, store_text=False).encode():
             self.events.append(("rollout", kind.codec.decode(body)))
 
     def of(self, kind: str) -> list[dict[str, Any]]:

@@ -7,9 +7,9 @@ and no control flow. Unless the trail is ``strict``, nothing that goes wrong
 here reaches the training: it is logged, and declared in the ledger.
 
 Which rank records what: every rank records the rows it is given. Rows that
-several ranks are given alike must not be doubled; so where ids are given, the
-first rank that hands in a batch of exactly these ids records it, and for the
-others it is done (ranks that share the folder; ``rlhf_audit_producers.spool_claims``).
+several ranks are given alike must not be doubled; so where judgements have ids,
+the first rank that hands in exactly these rows records them, and for the others
+it is done (ranks that share the folder; ``rlhf_audit_producers.spool_claims``).
 ``all_ranks=True`` says that the call is made on every rank with the same rows:
 rank 0 records. ``all_ranks=False`` says that these are this rank's own rows.
 """
@@ -22,13 +22,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE, RunIdentity, identify
 from rlhf_audit_producers.spool import RecordingError, Spool, exit_reason
-from rlhf_audit_producers.spool_claims import Claims, rows_digest
+from rlhf_audit_producers.spool_claims import Claims
 from rlhf_audit_producers.spool_queue import Submission
 from rlhf_audit_producers.spool_writer import SpoolSettings
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
@@ -40,7 +41,7 @@ from rlhf_audit_trail import __version__, runtime_start
 from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
-from rlhf_audit_trail.rows import annotation_rows, completed, encode_rows, held_bytes, rollout_rows
+from rlhf_audit_trail.rows import RowsEncoder, annotation_rows, completed, held_bytes, rollout_rows
 from rlhf_audit_trail.runtime_start import RuntimeKeeper
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from rlhf_audit_producers.batches import EndReason
     from rlhf_audit_producers.spool_writer import WriterCounts
     from rlhf_audit_trail.rows import Rows
+    from rlhf_audit_trail.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class AuditTrail:
         queue_events: int = 65_536,
         disk: Disk | None = None,
     ) -> None:
-        self.directory = Path(directory).absolute()
+        self.directory = _absolute(directory)
         self.strict, self.store_text = strict, store_text
         self.parent_run_id = parent_run_id
         self._how: dict[str, Any] = {
@@ -95,11 +97,34 @@ class AuditTrail:
         self._leaves_run_id = False
         self._unrecorded = 0
         self._pid = os.getpid()
-        settings = load_settings(self.directory)
-        make_folders_durably(self._disk, self.directory / "spool")
-        self.identity: RunIdentity = identify(
-            self.directory / "spool", self._disk, run_id=run_id, rank=rank, world_size=world_size
-        )
+        self.identity = self._identified(run_id, rank, world_size)
+        try:
+            settings = load_settings(self.directory)
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in ``_open``
+            self._fail(error)
+        else:
+            self._open(settings)
+        self._leave_run_id()
+        _OPEN.add(self)
+
+    def _identified(self, run_id: str | None, rank: int | None, world_size: int | None) -> RunIdentity:
+        """Who this process is; alone if nothing can be kept in the folder that would tell its ranks one name."""
+        spool = self.directory / "spool"
+        try:
+            make_folders_durably(self._disk, spool)
+            return identify(spool, self._disk, run_id=run_id, rank=rank, world_size=world_size)
+        except ConfigError:
+            raise
+        except Exception as error:
+            if self.strict:
+                raise RecordingError(f"the trail cannot be opened: {_told(error)}") from error
+            logger.warning("the folder of the trail cannot be written: %s", _told(error))
+            return identify(spool, None, run_id=run_id, rank=rank, world_size=world_size)
+
+    def _open(self, settings: Settings) -> None:
+        how = self._how
         try:
             self._warn_of_network()
             facts = ledger_facts(self.directory, settings, self._disk)
@@ -113,17 +138,16 @@ class AuditTrail:
                     software=f"rlhf-audit-trail {__version__}",
                     disk=self._disk,
                     now_us=_now_us,
-                    quota_bytes=spool_bytes,
-                    max_queue_events=queue_events,
+                    quota_bytes=how["spool_bytes"],
+                    max_queue_events=how["queue_events"],
                 ),
                 claim=claims.take if self.world_size > 1 else None,
-                every_turn=RuntimeKeeper(self.directory, brokers).look if runtime else None,
+                every_turn=RuntimeKeeper(self.directory, how["brokers"]).look if how["runtime"] else None,
+                leave=self.close,
             )
-            self._spool.start(wait_s=10.0 if strict else 0.0)
-        except (AuditTrailError, OSError) as error:
+            self._spool.start(wait_s=10.0 if self.strict else 0.0)
+        except Exception as error:  # noqa: BLE001 - the boundary to the training, which must not die of us
             self._fail(error)
-        self._leave_run_id()
-        _OPEN.add(self)
 
     @property
     def run_id(self) -> str:
@@ -177,10 +201,10 @@ class AuditTrail:
         rankings: Sequence[Sequence[str | bytes]] | None = None,
         axes: Mapping[str, Sequence[float | None]] | None = None,
         labels: Sequence[str] | None = None,
-        annotators: Sequence[str | None] | str | None = None,
-        ids: Sequence[str] | None = None,
-        items: Sequence[str] | None = None,
-        groups: Sequence[str] | str | None = None,
+        annotators: Sequence[str | int | None] | str | int | None = None,
+        ids: Sequence[str | int] | None = None,
+        items: Sequence[str | int] | None = None,
+        groups: Sequence[str | int] | str | int | None = None,
         judged_at_us: Sequence[int] | None = None,
         labeler: str | None = None,
         all_ranks: bool | None = None,
@@ -223,7 +247,10 @@ class AuditTrail:
         ids: Sequence[str] | None = None,
         all_ranks: bool | None = None,
     ) -> None:
-        """Record what reward functions said of completions: one event per completion, one reward per function."""
+        """Record what reward functions said of completions: one event per completion, one reward per function.
+
+        Every rank records its own completions, with or without ids.
+        """
         kind = KINDS["rollout"]
 
         def submit() -> None:
@@ -250,19 +277,16 @@ class AuditTrail:
     def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
         if rows.count == 0 or (all_ranks and self.rank != 0):
             return
-        claim = None
-        if all_ranks is None and rows.ids is not None and self.world_size > 1:
-            claim = rows_digest([kind.name, *rows.ids])
         common = {"ts_us": _now_us(), "run_id": self.run_id, "rank": self.rank}
-        store_text = self.store_text
+        encoder = RowsEncoder(kind, rows, common, store_text=self.store_text)
         self._submit(
             Submission(
                 kind,
                 rows.count,
-                lambda: encode_rows(kind, rows, common, store_text=store_text),
+                encoder.encode,
                 annotators=rows.annotators,
                 bytes_held=rows.bytes_held,
-                claim=claim,
+                claim=encoder.claim if rows.has_ids and all_ranks is None and self.world_size > 1 else None,
             )
         )
 
@@ -272,13 +296,14 @@ class AuditTrail:
             self._unrecorded += item.count
             return
         is_kept = spool.put(item)
-        if self.strict and not (is_kept and spool.error is None and not spool.counts.lost):
-            raise RecordingError(
-                f"{item.kind.name} events were lost: {spool.error or dict(spool.counts.lost) or 'the queue is full'}"
-            )
+        refusal = spool.refusal
+        if self.strict and not (is_kept and refusal is None and not spool.counts.lost):
+            why = spool.error or refusal or dict(spool.counts.lost) or "the queue is full"
+            raise RecordingError(f"{item.kind.name} events were lost: {why}")
         if not is_kept and not self._is_warned:
             self._is_warned = True
-            logger.warning("events are being lost: the queue is full; the ledger declares how many")
+            how = "the queue is full; the ledger declares how many"
+            logger.warning("events are being lost: %s", how if refusal is None else refusal)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until everything recorded so far is durable in the spool. Returns whether that came to pass."""
@@ -319,7 +344,7 @@ class AuditTrail:
         text = advice(self.directory / "spool", kind)
         if self.strict:
             raise RecordingError(text)
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(text, stacklevel=4)
 
     def _leave_run_id(self) -> None:
         if RUN_ID_VARIABLE not in os.environ:
@@ -328,8 +353,8 @@ class AuditTrail:
 
     def _fail(self, error: Exception) -> None:
         if self.strict:
-            raise RecordingError(f"the trail cannot be opened: {error}") from error
-        logger.error("nothing will be recorded: %s", error)
+            raise RecordingError(f"the trail cannot be opened: {_told(error)}") from error
+        logger.error("nothing will be recorded: %s", _told(error))
 
     def _tell_losses(self) -> None:
         """A run that ends well must not look as if everything of it was recorded."""
@@ -343,8 +368,8 @@ class AuditTrail:
     def _quietly(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except OSError as error:
-            logger.warning("the runtime could not be started: %s", error)
+        except Exception as error:  # noqa: BLE001 - what is recorded is safe, and sealed by whoever comes next
+            logger.warning("the runtime could not be started: %s", _told(error))
 
 
 AuditableRLHF = AuditTrail
@@ -371,13 +396,29 @@ def _kind(name: str) -> Kind:
     return kind
 
 
+def _absolute(directory: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(directory).absolute()
+    except OSError:  # the working folder is gone: opening the trail says so
+        return Path(directory)
+
+
+def _told(error: Exception) -> str:
+    """Our own messages never hold contents; those of others might."""
+    return str(error) if isinstance(error, (AuditTrailError, OSError)) else type(error).__name__
+
+
 def _never() -> list[bytes]:
     raise FormatError("it could not even be queued")
 
 
 def _first_length(*columns: object) -> int:
     """Rows of a call as far as its first column tells, before anything has looked at it."""
-    return next((len(column) for column in columns if isinstance(column, Sized)), 1)
+    for column in columns:
+        if isinstance(column, Sized):
+            with suppress(TypeError):  # an array without dimensions
+                return len(column)
+    return 1
 
 
 def _now_us() -> int:

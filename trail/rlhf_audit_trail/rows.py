@@ -13,15 +13,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from numbers import Integral
 from typing import Any
 
+from rlhf_audit_producers.spool_claims import rows_digest
 from rlhf_audit_schemas.codec import Constant, schema_bytes
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_schemas.kinds import Kind
 
 _SALT_BYTES = 16
 _DIGEST_BYTES = 32
+_NAMES = frozenset({str, type(None)})
 
 
 @dataclass(slots=True)
@@ -33,7 +36,7 @@ class Rows:
     texts: dict[str, list[Any]] = field(default_factory=dict)
     rankings: list[list[Any]] | None = None
     annotators: list[str | None] | None = None
-    ids: list[str] | None = None
+    has_ids: bool = False  # ids that mean the same on every rank
     bytes_held: int = 0
 
 
@@ -61,7 +64,7 @@ def annotation_rows(
             "score": rewards,
             "label": labels,
             "annotation_id": _as_strings(ids),
-            "item": items,
+            "item": _names(items),
             "judged_at_us": judged_at_us,
         }
     )
@@ -92,7 +95,7 @@ def annotation_rows(
         texts,
         ranked,
         annotator_list,
-        columns.get("annotation_id"),
+        "annotation_id" in columns,
         _size(texts) + (sum(_size({"": one}) for one in ranked) if ranked else 0) + 128 * count,
     )
 
@@ -114,27 +117,43 @@ def rollout_rows(*, prompts: Any, completions: Any, rewards: Mapping[str, Any], 
     }
     if id_list is not None:
         columns["rollout_id"] = id_list
-    return Rows(count, columns, texts, ids=id_list, bytes_held=_size(texts) + 128 * count)
+    return Rows(count, columns, texts, bytes_held=_size(texts) + 128 * count)
 
 
-def encode_rows(kind: Kind, rows: Rows, common: Mapping[str, Any], *, store_text: bool) -> list[bytes]:
-    """Event bodies in the order of the rows; fields of the schema that no column names are null or empty."""
-    count = rows.count
-    known = defaults(kind)
-    columns: dict[str, Any] = {name: Constant(value) for name, value in known.items()}
-    columns |= {name: Constant(value) for name, value in common.items() if name in kind.codec.fields}
-    for name, values in rows.texts.items():
-        columns[f"{name}_sha256"] = [_digest(value) for value in values]
-        if store_text:
-            columns[f"{name}_text"] = [value if isinstance(value, str) else None for value in values]
-    if rows.rankings is not None:
-        columns["ranking_sha256"] = [[_digest(value) for value in one] for one in rows.rankings]
-        if store_text and all(isinstance(value, str) for one in rows.rankings for value in one):
-            columns["ranking_texts"] = rows.rankings
-    columns |= rows.columns
-    salts = os.urandom(_SALT_BYTES * count)
-    columns["salt"] = [salts[at : at + _SALT_BYTES] for at in range(0, len(salts), _SALT_BYTES)]
-    return kind.codec.encode_columns(columns, count)
+class RowsEncoder:
+    """What the writer's thread makes of a call. ``common`` is what this process adds to each row."""
+
+    def __init__(self, kind: Kind, rows: Rows, common: Mapping[str, Any], *, store_text: bool) -> None:
+        self._kind, self._rows, self._store_text = kind, rows, store_text
+        self._common = {name: value for name, value in common.items() if name in kind.codec.fields}
+
+    def encode(self) -> list[bytes]:
+        """Event bodies in the order of the rows; fields of the schema that no column names are null or empty."""
+        return self._bodies(self._common, os.urandom(_SALT_BYTES * self._rows.count))
+
+    def claim(self) -> bytes:
+        """Names all that annotations say, the same on each rank of a run: 16 bytes."""
+        return rows_digest(self._bodies(self._common | {"ts_us": 0}, bytes(_SALT_BYTES * self._rows.count)))
+
+    def _bodies(self, common: Mapping[str, Any], salts: bytes) -> list[bytes]:
+        columns: dict[str, Any] = {name: Constant(value) for name, value in {**defaults(self._kind), **common}.items()}
+        columns |= self._digested
+        columns |= self._rows.columns
+        columns["salt"] = [salts[at : at + _SALT_BYTES] for at in range(0, len(salts), _SALT_BYTES)]
+        return self._kind.codec.encode_columns(columns, self._rows.count)
+
+    @cached_property
+    def _digested(self) -> dict[str, Any]:
+        rows, columns = self._rows, dict[str, Any]()
+        for name, values in rows.texts.items():
+            columns[f"{name}_sha256"] = [_digest(value) for value in values]
+            if self._store_text:
+                columns[f"{name}_text"] = [value if isinstance(value, str) else None for value in values]
+        if rows.rankings is not None:
+            columns["ranking_sha256"] = [[_digest(value) for value in one] for one in rows.rankings]
+            if self._store_text and all(isinstance(value, str) for one in rows.rankings for value in one):
+                columns["ranking_texts"] = rows.rankings
+        return columns
 
 
 def completed(kind: Kind, fields: Mapping[str, Any], **common: Any) -> dict[str, Any]:
@@ -185,13 +204,27 @@ def _as_strings(ids: Any) -> list[str] | None:
     return None if ids is None else [str(one) for one in _list(ids)]
 
 
-def _spread(values: Any, count: int, name: str) -> list[Any] | None:
-    """A column of its own, or one value for all rows."""
+def _names(values: Any) -> list[Any] | None:
+    """A column of names; whole numbers are names too. What is neither stays, and cannot be encoded."""
     if values is None:
         return None
-    if isinstance(values, str):
-        return [values] * count
-    spread = _list(values)
+    listed = _list(values)
+    return listed if set(map(type, listed)) <= _NAMES else [_name(one) for one in listed]
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return value
+    return str(int(value))
+
+
+def _spread(values: Any, count: int, name: str) -> list[Any] | None:
+    """A column of names, or one for all rows."""
+    if isinstance(values, (str, Integral)):
+        return [_name(values)] * count
+    spread = _names(values)
+    if spread is None:
+        return None
     if len(spread) != count:
         raise ConfigError(f"{name}: {len(spread)} values for {count} rows")
     return spread

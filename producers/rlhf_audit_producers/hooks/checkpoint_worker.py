@@ -1,13 +1,15 @@
 """Digests checkpoints on a thread of its own, in the order they were saved.
 
 ``submit`` opens the files and returns; the training never waits for a digest
-until it ends. Each event names the checkpoint before it, so the order in which
+until it ends. What a process had submitted when it forked is its own to digest:
+the child begins with nothing. Each event names the checkpoint before it, so the order in which
 they were saved is in the record even where steps repeat after a restart.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -37,12 +39,20 @@ class CheckpointWorker:
 
     def __init__(self, record: Callable[[str, Mapping[str, Any]], None], *, rank: int) -> None:
         self._record, self._rank = record, rank
+        self._parent: Mapping[str, Any] = {}
+        self.failed = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._waiting = 0
         self._done = threading.Condition()
-        self._parent: Mapping[str, Any] = {}
-        self.failed = 0
+
+    def _begin_in_child(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
 
     def follow(self, *, run_id: str | None, step: int) -> None:
         """The first checkpoint goes back to one of another run."""
@@ -55,6 +65,7 @@ class CheckpointWorker:
         files = open_files(folder, rank=self._rank, saves=saves)
         if not files:
             return
+        self._begin_in_child()
         with self._done:
             self._waiting += 1
         self._jobs.put(_Job(folder.name, step, role, files, metrics or {}))
@@ -64,6 +75,7 @@ class CheckpointWorker:
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until everything submitted is recorded. Returns whether that came to pass."""
+        self._begin_in_child()
         with self._done:
             return self._done.wait_for(lambda: self._waiting == 0, timeout_s)
 

@@ -3,7 +3,8 @@
 A ``policy_update`` waits for what is logged about its step and goes out when
 the next step begins, when the log line has come, or at the end. ``begin`` and
 ``end`` come in pairs whatever happens: a training that ends without saying so
-is ended by the next one or when the process leaves.
+is ended by the next one or when the process leaves. A forked child has no part
+in the training that it inherits: it says nothing of it, not even its end.
 
 It knows no trainer; ``callback`` and ``plain`` drive it.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import sys
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from rlhf_audit_producers.hooks.metrics import columns, numbers
 from rlhf_audit_producers.hooks.recording import Guard, Recording
+from rlhf_audit_producers.process_end import HOOKS_PRIORITY, before_child_ends, fatal_error
 
 Outcome = Literal["finished", "stopped_early", "failed", "interrupted"]
 _US = 1000  # nanoseconds
@@ -30,7 +32,7 @@ class RunRecorder:
     def __init__(self, recording: Recording) -> None:
         self.guard = Guard(recording)
         self.recording = recording
-        self.is_open = False
+        self._pid: int | None = None  # of the process in which a training is going on
         self.step = 0  # optimizer steps made
         self._pending: dict[str, Any] | None = None
         self._began_ns = self._step_began_ns = self._inside_at_begin_ns = self._inside_reported_ns = 0
@@ -38,15 +40,22 @@ class RunRecorder:
         self._missed_before = 0
         self._before_end: Callable[[], None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a training is going on in this process."""
+        return self._pid == os.getpid()
+
     def begin(self, facts: Mapping[str, Any], *, step: int, before_end: Callable[[], None] | None = None) -> None:
         """Say that training begins; ``before_end`` is called before any end is said."""
         if self.is_open:
             self.end("failed", reason="another training began")
-        self.is_open, self.step, self._before_end = True, step, before_end
+        self._pid, self._pending = os.getpid(), None
+        self.step, self._before_end = step, before_end
         self._counts_before, self._missed_before = dict(self.guard.handed_over), self.guard.missed
         self._began_ns = time.perf_counter_ns()
         self._inside_at_begin_ns = self._inside_reported_ns = self.guard.inside_ns
         atexit.register(self._leave)  # runs before the trail's own, which was registered earlier
+        before_child_ends(self._leave, priority=HOOKS_PRIORITY)
         world = self.recording.world_size
         with self.guard.observing("run_start"):
             self.guard.record("run_start", {"world_size": world, "expected_ranks": list(range(world)), **facts})
@@ -103,7 +112,7 @@ class RunRecorder:
     def flush(self) -> None:
         """Hand over the update that waits."""
         pending, self._pending = self._pending, None
-        if pending is None:
+        if pending is None or self._pid not in (None, os.getpid()):
             return
         with self.guard.observing("policy_update"):
             inside = self.guard.inside_ns
@@ -123,7 +132,7 @@ class RunRecorder:
         """Say that training ends. Nothing happens if none is going on."""
         if not self.is_open:
             return
-        self.is_open = False
+        self._pid = None
         atexit.unregister(self._leave)
         if self._before_end is not None:
             self._before_end()
@@ -158,7 +167,7 @@ class RunRecorder:
 
     def _leave(self) -> None:
         """The process ends in the middle of a training."""
-        error = getattr(sys, "last_type", None)  # of an exception that nobody caught
+        error = fatal_error()
         self.end(
             "interrupted" if error is None or issubclass(error, KeyboardInterrupt) else "failed",
             reason="the process ended",

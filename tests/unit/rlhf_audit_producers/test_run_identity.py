@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +51,29 @@ def test_ranks_with_one_parent_find_the_name_that_was_made_once(tmp_path: Path) 
     assert said[0].strip()
 
 
+def process_group(rank: int, world_size: int) -> SimpleNamespace:
+    """What torch looks like to a rank without a launcher."""
+    distributed = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_rank=lambda: rank,
+        get_world_size=lambda: world_size,
+    )
+    return SimpleNamespace(distributed=distributed)
+
+
+def test_ranks_that_only_torch_knows_find_the_name_of_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run_of(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", process_group(1, 2))
+    found = identify(tmp_path, RealDisk(), environ={})
+    assert (found.rank, found.world_size) == (1, 2)
+    assert found.run_id == run_of(tmp_path, RANK="0") != alone
+    monkeypatch.setitem(sys.modules, "torch", process_group(0, 1))
+    assert run_of(tmp_path) == alone
+
+
 def test_two_programs_without_any_id_are_two_runs(tmp_path: Path) -> None:
     assert run_of(tmp_path) == run_of(tmp_path), "one process is one run"
     assert run_of(tmp_path) != run_of(tmp_path, RANK="0"), "another parent process is another run"
@@ -66,7 +90,14 @@ def test_rank_and_world_size_come_from_the_launcher(tmp_path: Path) -> None:
     assert (alone.rank, alone.world_size) == (0, 1)
 
 
-@pytest.mark.parametrize("run_id", ["", "a b", "x" * 161, "a\n"])
+def test_without_a_disk_the_name_that_is_made_is_of_this_process_alone(tmp_path: Path) -> None:
+    names = {identify(tmp_path / "runs", None, environ={}).run_id for _ in range(2)}
+    assert len(names) == 2
+    assert identify(tmp_path, None, environ={"TORCHELASTIC_RUN_ID": "job"}).run_id == "job"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("run_id", ["", "a b", "x" * 161, "a\n", "\ud800"])
 def test_an_id_that_cannot_be_one_is_refused(run_id: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run id"):
         identify(tmp_path, RealDisk(), run_id=run_id, environ={})

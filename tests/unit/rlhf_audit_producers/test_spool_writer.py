@@ -111,6 +111,29 @@ def test_values_that_cannot_be_encoded_use_up_their_numbers(tmp_path: Path) -> N
     assert {event["reason"] for event in spooled_events(tmp_path, "loss")} == {"encode_failed"}
 
 
+def test_events_that_are_no_bytes_cost_their_submission(tmp_path: Path) -> None:
+    spool, queue = writer(tmp_path)
+    spool.open()
+    queue.put(Submission(KINDS["withdrawal"], 2, lambda: [b"a", None]))  # type: ignore[list-item]  # wrong on purpose
+    queue.put(withdrawals(0, 1))
+    spool.close("finished")
+    assert numbers(tmp_path, "annotations") == [2]
+    assert declared(tmp_path, "annotations") == [0, 1]
+
+
+def test_a_route_is_that_of_the_name_under_which_is_recorded(tmp_path: Path) -> None:
+    first, _ = writer(tmp_path)
+    first.open()
+    second, queue = writer(tmp_path, max_queue_events=1)
+    queue.put(withdrawals(0, 2))  # no room: routed before the second has its name
+    second.open()
+    queue.put(withdrawals(2, 1))
+    second.close("finished")
+    first.close("finished")
+    (body,) = (body for stream, body in spooled(tmp_path) if stream == "annotations" and body.events)
+    assert (body.producer, body.partition) == ("run/0/1", partition_of(FACTS.routing_key, "run/0/1", 4))
+
+
 def test_an_event_that_is_too_large_is_declared_and_the_others_are_kept(tmp_path: Path) -> None:
     kind = KINDS["withdrawal"]
     spool, queue = writer(tmp_path)
@@ -277,7 +300,7 @@ def test_rows_that_another_rank_claimed_are_not_recorded(tmp_path: Path) -> None
     from rlhf_audit_producers.spool_claims import Claims, rows_digest
 
     claims = [Claims(tmp_path / "spool", "run", rank) for rank in range(2)]
-    one, other = rows_digest(["a", "b"]), rows_digest(["ab"])
+    one, other = rows_digest([b"a", b"b"]), rows_digest([b"ab"])
     assert [rank.take(one) for rank in claims] == [True, False]
     assert [rank.take(other) for rank in reversed(claims)] == [True, False]
     again = Claims(tmp_path / "spool", "run", 0)

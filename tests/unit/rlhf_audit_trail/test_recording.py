@@ -9,12 +9,15 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlhf_audit_ledger.batch import BatchBody
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
 from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_schemas.errors import ConfigError
@@ -38,6 +41,10 @@ def trail(tmp_path: Path) -> Iterator[AuditTrail]:
 
 def sha(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
+
+
+def annotation_batches(directory: Path) -> list[tuple[str, BatchBody]]:
+    return [(stream, body) for stream, body in spooled(directory) if stream == "annotations"]
 
 
 def judgements(trail: AuditTrail) -> list[dict[str, Any]]:
@@ -91,6 +98,55 @@ class Tensor:
 def test_arrays_and_tensors_are_columns(trail: AuditTrail) -> None:
     trail.log_annotations(rewards=Tensor())  # type: ignore[arg-type]  # duck-typed on purpose
     assert [row["score"] for row in judgements(trail)] == [0.25, 0.75]
+
+
+class WholeNumber:
+    """What numpy's integers are: no ``int``, but registered as whole numbers."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __int__(self) -> int:
+        return self.value
+
+
+Integral.register(WholeNumber)
+
+
+def test_whole_numbers_are_names(trail: AuditTrail) -> None:
+    trail.log_annotations(
+        rewards=[1.0, 2.0],
+        ids=[1, 2],
+        items=[3, WholeNumber(4)],  # type: ignore[list-item]  # duck-typed on purpose
+        annotators=[WholeNumber(7), None],  # type: ignore[list-item]  # the same
+        groups=5,
+    )
+    rows = sorted(judgements(trail), key=lambda row: row["item"])
+    assert [(row["annotation_id"], row["item"], row["annotator"], row["group"]) for row in rows] == [
+        ("1", "3", "7", "5"),
+        ("2", "4", None, "5"),
+    ]
+
+
+@pytest.mark.parametrize("annotator", [True, 1.5, b"ann", ["ann"], "\ud800"])
+def test_an_annotator_that_is_no_name_costs_its_rows_and_no_more(annotator: Any, trail: AuditTrail) -> None:
+    trail.log_annotations(rewards=[1.0, 2.0], annotators=["ann", annotator])
+    assert trail.flush()
+    trail.log_annotations(rewards=[3.0], annotators=["ann"])
+    assert [row["score"] for row in judgements(trail)] == [3.0]
+    losses = spooled_events(trail.directory, "loss")
+    assert {loss["reason"] for loss in losses} == {"encode_failed"}
+    assert sum(loss["count"] for loss in losses) == 2
+
+
+def test_a_single_number_where_a_column_belongs_stops_nothing(trail: AuditTrail) -> None:
+    class Scalar:
+        def __len__(self) -> int:
+            raise TypeError("an array without dimensions")
+
+    trail.log_annotations(rewards=Scalar())  # type: ignore[arg-type]  # wrong on purpose
+    assert judgements(trail) == []
+    assert [loss["count"] for loss in spooled_events(trail.directory, "loss")] == [1]
 
 
 def test_lists_may_be_changed_by_the_caller_afterwards(trail: AuditTrail) -> None:
@@ -154,6 +210,38 @@ def test_rollouts_hold_one_reward_for_each_function(trail: AuditTrail) -> None:
     assert (second["rewards"], second["completion_sha256"]) == ([None, 2.0], sha("b"))
 
 
+def test_ranks_record_the_same_rows_once_and_other_rows_under_the_same_ids_as_well(tmp_path: Path) -> None:
+    prompts, ids = ["p", "q"], ["x", "y"]
+    said: list[dict[str, Any]] = [
+        {"responses": ["r", "r"], "rewards": [1.0, 0.0]},
+        {"responses": ["r", "r"], "rewards": [1.0, -1.0]},
+        {"responses": ["r", "s"], "rewards": [1.0, 0.0]},
+        {"responses": ["r", "r"], "rewards": [1.0, 0.0], "annotators": "somebody"},
+    ]
+    for rank in range(2):
+        with AuditTrail(tmp_path, "run", rank=rank, world_size=2, runtime=False) as trail:
+            for columns in said[rank:]:
+                trail.log_annotations(prompts=prompts, ids=ids, **columns)
+            trail.log_annotations(prompts=prompts, ids=ids, rewards=[rank, rank])
+    recorded = {"run/0": len(ids) * (len(said) + 1), "run/1": len(ids)}
+    assert Counter(body.producer for _, body in annotation_batches(tmp_path) for _ in body.events) == recorded
+
+
+def test_every_rank_records_its_own_rollouts_whatever_their_ids(tmp_path: Path) -> None:
+    for rank in range(2):
+        with AuditTrail(tmp_path, "run", rank=rank, world_size=2, runtime=False) as trail:
+            trail.log_rollouts(prompts=["p"], completions=["c"], rewards={"f": [1.0]}, ids=["x"])
+    assert {event["rank"] for event in spooled_events(tmp_path, "rollout")} == {0, 1}
+
+
+def test_rows_that_cannot_be_encoded_are_not_claimed(tmp_path: Path) -> None:
+    for rank, prompt in ((0, object()), (1, "p")):
+        with AuditTrail(tmp_path, "run", rank=rank, world_size=2, runtime=False) as trail:
+            trail.log_annotations(prompts=[prompt], rewards=[1.0], ids=["x"])  # type: ignore[list-item]  # one is wrong
+    assert [body.producer for _, body in annotation_batches(tmp_path) if body.events] == ["run/1"]
+    assert [event["reason"] for event in spooled_events(tmp_path, "loss")] == ["encode_failed"]
+
+
 def test_a_run_says_who_records_and_how_it_ended(tmp_path: Path) -> None:
     def train() -> None:
         with AuditTrail(tmp_path, "run", runtime=False):
@@ -205,11 +293,63 @@ def test_an_unusable_folder_stops_nothing_unless_the_trail_is_strict(
         AuditTrail(tmp_path, "run", runtime=False, strict=True)
 
 
+class ReadOnlyDisk(RealDisk):
+    """Nothing can be made on it."""
+
+    def mkdir(self, folder: Path) -> None:
+        raise OSError(30, "read-only file system")
+
+
+def test_a_folder_that_cannot_be_made_stops_nothing_unless_the_trail_is_strict(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    for directory, disk in ((tmp_path / "file" / "run", RealDisk()), (tmp_path / "run", ReadOnlyDisk())):
+        with AuditTrail(directory, runtime=False, disk=disk) as trail:
+            trail.log_annotations(rewards=[1.0])
+            assert trail.run_id
+        assert "nothing will be recorded" in caplog.text
+        assert "1 event of " in caplog.text
+        caplog.clear()
+        with pytest.raises(RecordingError, match="cannot be opened"):
+            AuditTrail(directory, runtime=False, disk=disk, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("load_settings", PermissionError(13, "not yours")), ("ledger_facts", ValueError("secret"))]
+)
+def test_whatever_opening_raises_stops_nothing_and_tells_no_contents(
+    name: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(recording_module, name, broken)
+    AuditTrail(tmp_path, "run", runtime=False).close()
+    assert "nothing will be recorded" in caplog.text
+    assert "secret" not in caplog.text
+    with pytest.raises(RecordingError):
+        AuditTrail(tmp_path, "run", runtime=False, strict=True)
+
+
+def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("nonsense = 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="nonsense"):
+        AuditTrail(tmp_path, "run", runtime=False)
+
+
 def test_a_strict_trail_stops_the_training_when_events_are_lost(tmp_path: Path) -> None:
     trail = AuditTrail(tmp_path, "run", runtime=False, strict=True, queue_events=10)
     with pytest.raises(RecordingError, match="queue is full"):
         trail.log_annotations(rewards=[1.0] * 11)
     trail.close()
+
+
+def test_a_closed_trail_says_that_it_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trail = AuditTrail(tmp_path, "run", runtime=False)
+    trail.close()
+    trail.log_annotations(rewards=[1.0])
+    assert "events are being lost: the trail is closed" in caplog.text
 
 
 def test_our_own_failing_thread_does_not_reach_the_training(
@@ -227,6 +367,7 @@ def test_our_own_failing_thread_does_not_reach_the_training(
     trail.log_annotations(rewards=[1.0])
     trail.close()
     assert "recording stopped" in caplog.text
+    assert "queue is full" not in caplog.text
     assert "a defect of ours" not in caplog.text, "messages of others may hold contents"
 
 
