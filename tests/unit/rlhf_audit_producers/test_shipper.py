@@ -10,7 +10,8 @@ import pytest
 
 from rlhf_audit_ledger.batch import BatchBody, batch_head, encode_batch, open_envelope
 from rlhf_audit_producers import spool_log
-from rlhf_audit_producers.shipper import MAX_UNDERWAY, REFUSED_FOLDER
+from rlhf_audit_producers.refused_batches import REFUSED_FOLDER
+from rlhf_audit_producers.shipper import MAX_UNDERWAY
 from rlhf_audit_producers.shipper_positions import SHIPPED_FILE, read_positions
 from rlhf_audit_producers.spool_files import SpoolRef, pack_spool_record, producers, read_heads, write_name
 from rlhf_audit_producers.spool_lock import acquire_drain, is_drained_by_somebody
