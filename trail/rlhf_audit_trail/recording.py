@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE, RunIdentity, identify
+from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE, RunIdentity
 from rlhf_audit_producers.spool import RecordingError, Spool, exit_reason
 from rlhf_audit_producers.spool_claims import Claims
 from rlhf_audit_producers.spool_queue import Submission
@@ -35,9 +35,9 @@ from rlhf_audit_producers.spool_writer import SpoolSettings
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
 from rlhf_audit_schemas.kinds import KINDS, Kind
 from rlhf_audit_stores.disk import Disk, RealDisk
-from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_stores.filesystem import advice, network_file_system
 from rlhf_audit_trail import __version__, runtime_start
+from rlhf_audit_trail._opening import absolute, identified, told
 from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
@@ -78,7 +78,7 @@ class AuditTrail:
         queue_events: int = 65_536,
         disk: Disk | None = None,
     ) -> None:
-        self.directory = _absolute(directory)
+        self.directory = absolute(directory)
         self.strict, self.store_text = strict, store_text
         self.parent_run_id = parent_run_id
         self._how: dict[str, Any] = {
@@ -97,7 +97,9 @@ class AuditTrail:
         self._leaves_run_id = False
         self._unrecorded = 0
         self._pid = os.getpid()
-        self.identity = self._identified(run_id, rank, world_size)
+        self.identity: RunIdentity = identified(
+            self.directory / "spool", self._disk, strict=strict, run_id=run_id, rank=rank, world_size=world_size
+        )
         try:
             settings = load_settings(self.directory)
         except ConfigError:
@@ -108,20 +110,6 @@ class AuditTrail:
             self._open(settings)
         self._leave_run_id()
         _OPEN.add(self)
-
-    def _identified(self, run_id: str | None, rank: int | None, world_size: int | None) -> RunIdentity:
-        """Who this process is; alone if nothing can be kept in the folder that would tell its ranks one name."""
-        spool = self.directory / "spool"
-        try:
-            make_folders_durably(self._disk, spool)
-            return identify(spool, self._disk, run_id=run_id, rank=rank, world_size=world_size)
-        except ConfigError:
-            raise
-        except Exception as error:
-            if self.strict:
-                raise RecordingError(f"the trail cannot be opened: {_told(error)}") from error
-            logger.warning("the folder of the trail cannot be written: %s", _told(error))
-            return identify(spool, None, run_id=run_id, rank=rank, world_size=world_size)
 
     def _open(self, settings: Settings) -> None:
         how = self._how
@@ -316,9 +304,8 @@ class AuditTrail:
         _OPEN.discard(self)
         if spool is not None:
             spool.close(exit_reason() if reason is None else reason)
-            brokers = self._how["brokers"]
             if self._how["runtime"] and self._pid == os.getpid():
-                self._quietly(lambda: runtime_start.ensure_runtime(self.directory, brokers=brokers))
+                self._ensure_runtime()
         if is_first:
             self._tell_losses()
         if self._leaves_run_id and os.environ.get(RUN_ID_VARIABLE) == self.run_id:
@@ -353,8 +340,8 @@ class AuditTrail:
 
     def _fail(self, error: Exception) -> None:
         if self.strict:
-            raise RecordingError(f"the trail cannot be opened: {_told(error)}") from error
-        logger.error("nothing will be recorded: %s", _told(error))
+            raise RecordingError(f"the trail cannot be opened: {told(error)}") from error
+        logger.error("nothing will be recorded: %s", told(error))
 
     def _tell_losses(self) -> None:
         """A run that ends well must not look as if everything of it was recorded."""
@@ -365,11 +352,11 @@ class AuditTrail:
         how = "the ledger declares them" if is_declared else "the ledger does not tell how many"
         logger.error("%s of %s %s lost: %s", counted(lost, "event"), self.producer, "was" if lost == 1 else "were", how)
 
-    def _quietly(self, action: Callable[[], object]) -> None:
+    def _ensure_runtime(self) -> None:
         try:
-            action()
+            runtime_start.ensure_runtime(self.directory, brokers=self._how["brokers"])
         except Exception as error:  # noqa: BLE001 - what is recorded is safe, and sealed by whoever comes next
-            logger.warning("the runtime could not be started: %s", _told(error))
+            logger.warning("the runtime could not be started: %s", told(error))
 
 
 AuditableRLHF = AuditTrail
@@ -394,18 +381,6 @@ def _kind(name: str) -> Kind:
     if kind is None:
         raise ConfigError(f"unknown kind of event {name!r}; known: {', '.join(sorted(KINDS))}")
     return kind
-
-
-def _absolute(directory: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(directory).absolute()
-    except OSError:  # the working folder is gone: opening the trail says so
-        return Path(directory)
-
-
-def _told(error: Exception) -> str:
-    """Our own messages never hold contents; those of others might."""
-    return str(error) if isinstance(error, (AuditTrailError, OSError)) else type(error).__name__
 
 
 def _never() -> list[bytes]:

@@ -25,6 +25,7 @@ from rlhf_audit_schemas.kinds import Kind
 _SALT_BYTES = 16
 _DIGEST_BYTES = 32
 _NAMES = frozenset({str, type(None)})
+_NUMBERS = frozenset({float, int, type(None)})
 
 
 @dataclass(slots=True)
@@ -61,15 +62,15 @@ def annotation_rows(
     texts = _texts({"prompt": prompts, "response": responses, "chosen": chosen, "rejected": rejected})
     columns = _listed(
         {
-            "score": rewards,
+            "score": None if rewards is None else _numbers(rewards),
             "label": labels,
             "annotation_id": _as_strings(ids),
             "item": _names(items),
-            "judged_at_us": judged_at_us,
+            "judged_at_us": None if judged_at_us is None else _numbers(judged_at_us),
         }
     )
     ranked = None if rankings is None else [list(one) for one in rankings]
-    rated = {name: _list(values) for name, values in (axes or {}).items()}
+    rated = {name: _numbers(values) for name, values in (axes or {}).items()}
     lengths = {name: len(values) for name, values in {**texts, **columns}.items()}
     lengths |= {f"axis {name}": len(values) for name, values in rated.items()}
     if ranked is not None:
@@ -103,7 +104,7 @@ def annotation_rows(
 def rollout_rows(*, prompts: Any, completions: Any, rewards: Mapping[str, Any], step: int | None, ids: Any) -> Rows:
     """Rows of ``AuditTrail.log_rollouts``. Raises ConfigError if columns do not fit each other."""
     texts = _texts({"prompt": prompts, "completion": completions})
-    judged = {name: _list(values) for name, values in rewards.items()}
+    judged = {name: _numbers(values) for name, values in rewards.items()}
     id_list = _as_strings(ids)
     lengths = {name: len(values) for name, values in texts.items()}
     lengths |= {f"rewards {name}": len(values) for name, values in judged.items()}
@@ -198,6 +199,14 @@ def _list(values: Any) -> list[Any]:
 
 def _listed(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _list(values) for name, values in columns.items() if values is not None}
+
+
+def _numbers(values: Any) -> list[Any]:
+    """A column of numbers; those of an array or a tensor of one value each are read at once."""
+    listed = _list(values)
+    if set(map(type, listed)) <= _NUMBERS:
+        return listed
+    return [one.item() if hasattr(one, "item") else one for one in listed]
 
 
 def _as_strings(ids: Any) -> list[str] | None:

@@ -149,6 +149,25 @@ def test_a_single_number_where_a_column_belongs_stops_nothing(trail: AuditTrail)
     assert [loss["count"] for loss in spooled_events(trail.directory, "loss")] == [1]
 
 
+class OneValue:
+    """A number of an array, or a tensor without dimensions."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def item(self) -> float:
+        return self.value
+
+
+def test_numbers_of_arrays_are_numbers(trail: AuditTrail) -> None:
+    one: Any = OneValue(0.5)
+    trail.log_annotations(rewards=[one, 1.0], axes={"help": [one, None]})
+    trail.log_rollouts(prompts=["p"], completions=["c"], rewards={"f": [one]})
+    one.value = 2.0
+    assert [(row["score"], row["axis_values"]) for row in judgements(trail)] == [(0.5, [0.5]), (1.0, [None])]
+    assert [row["rewards"] for row in spooled_events(trail.directory, "rollout")] == [[0.5]]
+
+
 def test_lists_may_be_changed_by_the_caller_afterwards(trail: AuditTrail) -> None:
     prompts, rewards = ["before"], [1.0]
     trail.log_annotations(prompts=prompts, rewards=rewards)
