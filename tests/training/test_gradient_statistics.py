@@ -164,6 +164,28 @@ def test_the_factor_leads_from_clipped_values_back_to_those_before(limit: float,
         assert after.squared_norm * event["clip_factor"] ** 2 == pytest.approx(expected.squared_norm, rel=1e-5)
 
 
+def test_clipping_that_nobody_tells_of_leaves_the_factor_unknown() -> None:
+    event, before = step_once(0.5, clip_by="torch")
+    assert sum(one.squared_norm for one in unpacked(event)) < sum(one.squared_norm for one in before)
+    assert [event[one] for one in ("is_clipped", "clip_factor", "max_grad_norm", "total_norm")] == [None] * 4
+
+
+def test_clipping_told_in_one_step_says_nothing_of_the_next() -> None:
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ListRecording()
+    with watch(model, optimizer, recording) as watcher:
+        for clip in (True, False):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).sum().backward()
+            if clip:
+                watcher.clip_grad_norm_(0.5)
+            else:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+            optimizer.step()
+    assert [one["is_clipped"] for one in recording.of("gradient_stats")] == [True, None]
+
+
 def test_an_optimizer_that_makes_its_gradients_itself_is_looked_at_afterwards() -> None:
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -21,7 +21,7 @@ from transformers.trainer_callback import ExportableState
 
 from rlhf_audit_producers.hooks.attachment import attach, calling_trainer
 from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
-from rlhf_audit_producers.hooks.gradient_hook import GradientHook
+from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
 from rlhf_audit_producers.hooks.metrics import numbers
 from rlhf_audit_producers.hooks.recording import Recording
 from rlhf_audit_producers.hooks.rollouts import recorded_rewards
@@ -137,14 +137,15 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         self._last_step = state.global_step
         losses, self._losses = self._losses, []
         ids, self._used_ids = self._used_ids, None
+        outcome = StepOutcome() if self._hook is None else self._hook.take_outcome()
         self.run.end_step(
             state.global_step,
             epoch=state.epoch,
             local_loss=self._sum(losses),
-            update_norm=None if self._hook is None else self._hook.update_norm,
+            update_norm=outcome.update_norm,
             annotation_ids=ids,
             store_ids=self._store_ids,
-            was_skipped=bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False)),
+            was_skipped=outcome.was_skipped or bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False)),
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:

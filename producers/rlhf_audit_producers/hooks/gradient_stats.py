@@ -56,6 +56,14 @@ def statistics(gradients: Sequence[Any]) -> list[TensorStats]:
         return [EMPTY if gradient is None else _of_one(torch, gradient) for gradient in gradients]
 
 
+def unscaled(stats: Sequence[TensorStats], scale: float) -> list[TensorStats]:
+    """Of the gradients before a loss was multiplied by ``scale``."""
+    return [
+        one._replace(squared_norm=one.squared_norm / scale / scale, max_abs=one.max_abs / scale, mean=one.mean / scale)
+        for one in stats
+    ]
+
+
 def _of_one(torch: Any, gradient: Any) -> TensorStats:
     local = local_part(gradient).detach()
     count = local.numel()

@@ -6,21 +6,23 @@
 
 Every ``optimizer.step()`` is one step: gradients are looked at before it, the
 update goes out when the next step begins, so that ``log`` can say more about it.
-Clip with ``watcher.clip_grad_norm_(limit)`` and the factor is recorded; gradients
-clipped otherwise are recorded as they are used, with the factor unknown.
+A step that a gradient scaler skips is one too, recorded as skipped. Clip with
+``watcher.clip_grad_norm_(limit)`` and the factor is recorded; without it gradients
+are recorded as they are used, and whether somebody clipped them is unknown.
 
 Needs torch and nothing else.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
-from rlhf_audit_producers.hooks.gradient_hook import GradientHook
+from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
 from rlhf_audit_producers.hooks.recording import Recording
 from rlhf_audit_producers.hooks.run_facts import argument_facts, environment_facts, model_facts
 from rlhf_audit_producers.hooks.run_recorder import RunRecorder
@@ -76,7 +78,8 @@ class TrainingWatch:
 
         total = torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
         if self._hook is not None:
-            self._hook.saw_clipping(total, max_norm)
+            with self._guard.observing():
+                self._hook.saw_clipping(total, max_norm if math.isfinite(max_norm) else None)
         return total
 
     def use_ids(self, ids: Sequence[str]) -> None:
@@ -126,11 +129,12 @@ class TrainingWatch:
     def _after_step(self) -> None:
         self._step += 1
         ids, self._ids = self._ids, None
-        hook = self._hook
+        outcome = StepOutcome() if self._hook is None else self._hook.take_outcome()
         self.run.end_step(
             self._step,
-            update_norm=None if hook is None else hook.update_norm,
+            update_norm=outcome.update_norm,
             annotation_ids=ids,
+            was_skipped=outcome.was_skipped,
         )
         self.run.restart_clock()
 
