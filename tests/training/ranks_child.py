@@ -31,6 +31,10 @@ class Beside(tiny.ListRecording):
         self.trail.log_rollouts(**columns)
         super().log_rollouts(**columns)
 
+    def declare_lost(self, kind: str, count: int, /) -> None:
+        self.trail.declare_lost(kind, count)
+        super().declare_lost(kind, count)
+
 
 def main() -> None:
     folder, output, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]

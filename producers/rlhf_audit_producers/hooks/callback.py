@@ -24,7 +24,7 @@ from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
 from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
 from rlhf_audit_producers.hooks.metrics import numbers
 from rlhf_audit_producers.hooks.recording import Recording
-from rlhf_audit_producers.hooks.rollouts import recorded_rewards
+from rlhf_audit_producers.hooks.rollouts import RewardRound
 from rlhf_audit_producers.hooks.run_recorder import RunRecorder
 from rlhf_audit_producers.hooks.training_facts import beginning_folders, training_facts
 
@@ -62,6 +62,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         self._store_ids, self._digest_model = store_ids, digest_model
         self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank)
         self._hook: GradientHook | None = None
+        self._rewards: list[RewardRound] = []
         self._trainer: Callable[[], Any] = lambda: None
         self._state: Any = None
         self._losses: list[Any] = []
@@ -74,7 +75,9 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
 
     def rewards(self, *functions: Callable[..., Any]) -> list[Callable[..., Any]]:
         """The same reward functions, recorded: give them to GRPO or RLOO as ``reward_funcs``."""
-        return recorded_rewards(self._guard, functions)
+        together = RewardRound(self._guard, functions)
+        self._rewards.append(together)
+        return together.functions
 
     def use_ids(self, ids: Sequence[str]) -> None:
         """The rows with these ids are trained on in the step to come (``audited``)."""
@@ -258,6 +261,8 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         return Path(args.output_dir)
 
     def _before_end(self) -> None:
+        for together in self._rewards:
+            together.finish()
         if self._hook is not None:
             self._hook.flush()
         with self._guard.observing("checkpoint"):
