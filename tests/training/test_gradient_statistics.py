@@ -236,6 +236,30 @@ def test_parameters_added_later_get_a_new_table() -> None:
     assert [one["table_sha256"] for one in stats] == [one["table_sha256"] for one in tables]
 
 
+def test_a_layer_that_is_unfrozen_or_frozen_on_the_way_gets_a_new_table() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ListRecording()
+    with watch(model, optimizer, recording, update_norm=True) as watcher:
+        for step in range(4):
+            optimizer.zero_grad(set_to_none=step != 3)
+            if step in (1, 3):
+                model[0].requires_grad_(step == 1)
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        assert watcher.run.guard.missed == 0
+    first, second = recording.of("tensor_table")
+    assert (first["names"], second["names"]) == (
+        ["1.weight", "1.bias"],
+        ["0.weight", "0.bias", "1.weight", "1.bias"],
+    )
+    stats = recording.of("gradient_stats")
+    assert [one["table_sha256"] for one in stats] == [first["table_sha256"], *[second["table_sha256"]] * 3]
+    assert unpacked(stats[1])[0].squared_norm > 0
+    assert unpacked(stats[3])[0].zero_fraction == 1.0  # frozen, but stepped: its gradient was zeroed and kept
+
+
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

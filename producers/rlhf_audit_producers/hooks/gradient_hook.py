@@ -26,7 +26,7 @@ from rlhf_audit_producers.hooks import skipped_steps
 from rlhf_audit_producers.hooks.clipping import Clipping, clipped, together
 from rlhf_audit_producers.hooks.gradient_stats import TensorStats, packed, statistics, unscaled
 from rlhf_audit_producers.hooks.recording import Guard
-from rlhf_audit_producers.hooks.tensor_table import TensorTable, build_table, group_sizes, innermost
+from rlhf_audit_producers.hooks.tensor_table import TensorTable, build_table, innermost, stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class GradientHook:
         self._step_now, self._after_step = step_now, after_step
         self._limit = limit
         self._wants_update_norm = update_norm
-        self._before: list[Any] = []
+        self._before: list[tuple[Any, Any]] = []
         self._table: TensorTable | None = None
         self._seen: _Seen | None = None
         self._told: list[Clipping] = []
@@ -133,7 +133,7 @@ class GradientHook:
         self._outcome = StepOutcome()
         if self._wants_update_norm:
             with self._guard.observing():
-                self._before = [one.detach().clone() for one in self._current_table().parameters]
+                self._before = [(one, one.detach().clone()) for one in self._current_table().parameters]
         if _has_closure(args, kwargs):
             return
         self._look()
@@ -165,14 +165,14 @@ class GradientHook:
 
     def _current_table(self) -> TensorTable:
         table = self._table
-        if table is None or table.group_sizes != group_sizes(self._optimizer):
+        if table is None or table.stepped != stepped(self._optimizer):
             table = self._table = build_table(self._model, self._optimizer)
             self._guard.record("tensor_table", table.event)
         return table
 
     def _moved(self) -> float:
-        table, before, self._before = self._current_table(), self._before, []
-        moves = [now.detach() - then for now, then in zip(table.parameters, before, strict=True)]
+        before, self._before = self._before, []
+        moves = [now.detach() - then for now, then in before]
         return math.sqrt(math.fsum(one.squared_norm for one in statistics(moves)))
 
 

@@ -73,10 +73,14 @@ class TrainingWatch:
         self.run.restart_clock()
 
     def clip_grad_norm_(self, max_norm: float) -> Any:
-        """``torch.nn.utils.clip_grad_norm_`` over the model's parameters, with the factor recorded."""
+        """Clip the model's parameters as torch does (FSDP1 does so itself), with the factor recorded."""
         import torch
 
-        total = torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
+        of_the_model = getattr(self._model, "clip_grad_norm_", None)
+        if of_the_model is not None:
+            total = of_the_model(max_norm)
+        else:
+            total = torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
         if self._hook is not None:
             with self._guard.observing():
                 self._hook.saw_clipping(total, max_norm if math.isfinite(max_norm) else None)
