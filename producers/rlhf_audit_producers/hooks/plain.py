@@ -15,19 +15,18 @@ Needs torch and nothing else.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
+from rlhf_audit_producers.hooks.checkpoint_worker import DRAIN_S, CheckpointWorker, patience_s
 from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
 from rlhf_audit_producers.hooks.recording import Recording
 from rlhf_audit_producers.hooks.run_facts import argument_facts, environment_facts, model_facts
 from rlhf_audit_producers.hooks.run_recorder import RunRecorder
-
-_DRAIN_S = 600.0
 
 
 class TrainingWatch:
@@ -49,7 +48,9 @@ class TrainingWatch:
         self.run = RunRecorder(recording)
         self._guard = self.run.guard
         self._step = first_step
-        self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank)
+        failed = functools.partial(self._guard.failed_elsewhere, "checkpoint")
+        self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank, failed=failed)
+        self._patience_s = DRAIN_S
         self._ids: list[str] | None = None
         self._hook = self._look_at(optimizer, update_norm=update_norm)
         about: dict[str, Any] = {}
@@ -102,6 +103,7 @@ class TrainingWatch:
 
     def close(self, error: BaseException | None = None) -> None:
         """The training has ended. Idempotent."""
+        self._patience_s = patience_s(error)
         if error is None:
             self.run.end("finished")
         else:
@@ -145,9 +147,8 @@ class TrainingWatch:
     def _before_end(self) -> None:
         if self._hook is not None:
             self._hook.flush()
-        with self._guard.observing("checkpoint"):
-            if not self._checkpoints.drain(_DRAIN_S):
-                raise TimeoutError("a checkpoint is still being digested")
+        with self._guard.observing():
+            self._checkpoints.give_up(self._patience_s)
 
 
 def watch(model: Any, optimizer: Any, recording: Recording, **options: Any) -> TrainingWatch:

@@ -11,6 +11,7 @@ Time inside the guard on the thread that trains is what the hook costs.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -85,6 +86,8 @@ class Guard:
         self._depth = 0
         self._began_ns = 0
         self._said: set[str] = set()
+        self._noting = threading.Lock()
+        self._unseen: Exception | None = None  # what a strict trail has yet to say on the thread that trains
 
     def observing(self, kind: str | None = None, count: int = 1) -> Observation:
         """Everything a hook does stands in here. If it fails, ``count`` events of ``kind`` are lost."""
@@ -93,6 +96,9 @@ class Guard:
     def enter(self) -> None:
         """An observation begins; they may stand in one another."""
         if self._depth == 0:
+            unseen, self._unseen = self._unseen, None
+            if unseen is not None:
+                raise unseen
             self._began_ns = self._clock_ns()
         self._depth += 1
 
@@ -106,6 +112,12 @@ class Guard:
             self.inside_ns += self._clock_ns() - self._began_ns
         return is_ours and not self._is_strict
 
+    def failed_elsewhere(self, kind: str, error: Exception) -> None:
+        """An observation failed on a thread of our own. A strict trail raises it at the next on the one that trains."""
+        self._note(error, kind, 1)
+        if self._is_strict:
+            self._unseen = error
+
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Hand one event over; to be called inside ``observing``."""
         self.recording.record(kind, fields)
@@ -117,10 +129,12 @@ class Guard:
         self.handed_over["rollout"] += len(columns["completions"])
 
     def _note(self, error: Exception, kind: str | None, count: int) -> None:
-        self.missed += 1
         name = f"{kind or 'observation'}: {type(error).__name__}"
-        if name not in self._said:
+        with self._noting:
+            self.missed += 1
+            is_new = name not in self._said
             self._said.add(name)
+        if is_new:
             logger.error("the training goes on without this observation: %s in %s (logged once)", name, _place(error))
         if kind is not None:
             with suppress(Exception):
