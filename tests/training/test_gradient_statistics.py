@@ -164,6 +164,20 @@ def test_the_factor_leads_from_clipped_values_back_to_those_before(limit: float,
         assert after.squared_norm * event["clip_factor"] ** 2 == pytest.approx(expected.squared_norm, rel=1e-5)
 
 
+def test_tensors_are_logged_as_the_numbers_they_hold() -> None:
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ListRecording()
+    with watch(model, optimizer, recording) as watcher:
+        loss = model(torch.ones(2, 3)).sum()
+        loss.backward()
+        optimizer.step()
+        watcher.log(loss=loss, reward=torch.tensor([2.0]), kl=torch.zeros(3))
+    update = recording.of("policy_update")[0]
+    assert (update["loss"], update["reward"], update["kl"]) == (loss.item(), 2.0, None)
+    assert update["metric_names"] == ["loss", "reward"]
+
+
 def test_clipping_that_nobody_tells_of_leaves_the_factor_unknown() -> None:
     event, before = step_once(0.5, clip_by="torch")
     assert sum(one.squared_norm for one in unpacked(event)) < sum(one.squared_norm for one in before)
