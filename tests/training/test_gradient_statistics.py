@@ -14,7 +14,6 @@ from rlhf_audit_producers.hooks.gradient_stats import (
     BLOCK,
     EMPTY,
     TensorStats,
-    _on_device,
     packed,
     statistics,
     unpacked,
@@ -100,13 +99,47 @@ def test_squares_that_float32_cannot_hold_are_made_in_float64(size: float) -> No
     agree(statistics([gradient])[0], by_the_book(gradient), size)
 
 
-def test_the_way_for_other_devices_gives_the_same_numbers() -> None:
-    """Run here on the CPU: the operations are the same, only their place is another."""
-    gradient = torch.randn(200_000, generator=torch.Generator().manual_seed(6))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_very_numbers_of_the_same_values_in_float32(dtype: Any) -> None:
+    gradient = (torch.randn(3 * BLOCK - 5, generator=torch.Generator().manual_seed(8)) * 30).to(dtype)
+    assert statistics([gradient]) == statistics([gradient.float()])
+    gradient[7], gradient[BLOCK] = math.inf, -math.inf
+    narrow, wide = statistics([gradient])[0], statistics([gradient.float()])[0]
+    assert narrow._replace(mean=0.0) == wide._replace(mean=0.0)
+    assert math.isnan(narrow.mean)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Main memory passes for a device: the operations are the same, only their place is another. Counts waits."""
+    waits: list[int] = []
+    real = torch.Tensor.tolist
+
+    def tolist(tensor: Any) -> Any:
+        waits.append(1)
+        return real(tensor)
+
+    monkeypatch.setattr("rlhf_audit_producers.hooks.gradient_stats._MAIN_MEMORY", "elsewhere")
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    return waits
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_way_for_other_devices_gives_the_same_numbers(dtype: Any, device: list[int]) -> None:
+    gradient = torch.randn(200_000, generator=torch.Generator().manual_seed(6)).to(dtype)
     gradient[gradient.abs() < 0.3] = 0
-    agree(_on_device(torch, gradient, gradient.numel()), by_the_book(gradient), 1.0)
+    agree(statistics([gradient])[0], by_the_book(gradient), 1.0)
     gradient[3], gradient[4] = math.nan, math.inf
-    assert _on_device(torch, gradient, gradient.numel()).non_finite == 2
+    assert statistics([gradient])[0].non_finite == 2
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_a_device_is_waited_for_once_whatever_the_number_of_gradients(device: list[int]) -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1, 3, 3]]), torch.tensor([2.0, 1.0, 1.0]), (10,))
+    found = statistics([torch.tensor([3.0, -4.0]), None, sparse, torch.zeros(0, 5), torch.zeros(4).half()])
+    expected = [(25.0, 4.0, -0.5, 0.0, 0, 2), EMPTY, (8.0, 2.0, 0.4, 0.8, 0, 10), EMPTY, (0.0, 0.0, 0.0, 1.0, 0, 4)]
+    assert [tuple(one) for one in found] == [pytest.approx(tuple(one)) for one in expected]
+    assert len(device) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")
