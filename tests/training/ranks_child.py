@@ -1,7 +1,7 @@
 """Run by torchrun on each rank: trains without and with the hook, and writes down what it saw.
 
-Arguments: model folder, output folder, what to train (dpo, sft, grpo, or fsdp). The trail is the real one; its spool
-is read back by nobody here, the events beside it are kept by ``Beside``.
+Arguments: model folder, output folder, what to train (dpo, sft, grpo, fsdp, or fsdp1 with or without -orig). The trail
+is the real one; its spool is read back by nobody here, the events beside it are kept by ``Beside``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,18 @@ class Beside(tiny.ListRecording):
         self.trail.log_rollouts(**columns)
         super().log_rollouts(**columns)
 
+    def declare_lost(self, kind: str, count: int, /) -> None:
+        self.trail.declare_lost(kind, count)
+        super().declare_lost(kind, count)
+
 
 def main() -> None:
     folder, output, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     rank = int(os.environ["RANK"])
-    found = fsdp() if name == "fsdp" else trainer(name, folder, output)
+    if name.startswith("fsdp1"):
+        found = fsdp1(keeps_parameters=name.endswith("-orig"))
+    else:
+        found = fsdp() if name == "fsdp" else trainer(name, folder, output)
     (output / f"{name}-{rank}").write_bytes(pickle.dumps(found))
 
 
@@ -78,6 +85,30 @@ def fsdp() -> dict[str, Any]:
     with watch(model, optimizer, recording, digest_model=False):
         model(torch.ones(4, 7)).pow(2).sum().backward()
         whole = [one.grad.full_tensor().double().pow(2).sum().item() for one in model.parameters()]
+        optimizer.step()
+    torch.distributed.destroy_process_group()
+    return {"events": recording.events, "squares": whole}
+
+
+def fsdp1(*, keeps_parameters: bool) -> dict[str, Any]:
+    """The same with FullyShardedDataParallel, clipped; and the gradients as one process would have them."""
+    import torch
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    from rlhf_audit_producers.hooks import watch
+
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(5)
+    inner = torch.nn.Sequential(torch.nn.Linear(7, 5), torch.nn.Linear(5, 1))
+    inner(torch.ones(4, 7)).pow(2).sum().backward()
+    whole = [one.grad.double().pow(2).sum().item() for one in inner.parameters() if one.grad is not None]
+    inner.zero_grad()
+    model = FullyShardedDataParallel(inner, device_id=torch.device("cpu"), use_orig_params=keeps_parameters)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    recording = tiny.ListRecording(rank=int(os.environ["RANK"]), world_size=2)
+    with watch(model, optimizer, recording, digest_model=False) as watcher:
+        model(torch.ones(4, 7)).pow(2).sum().backward()
+        watcher.clip_grad_norm_(0.5)
         optimizer.step()
     torch.distributed.destroy_process_group()
     return {"events": recording.events, "squares": whole}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,36 @@ def test_an_exception_passes_through_and_its_class_is_recorded(
     assert len(recording.of("policy_update")) == 3
 
 
+def test_an_interrupted_training_gives_up_digests_that_take_long(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf_audit_producers.hooks import AuditCallback, checkpoint_worker
+
+    is_over = threading.Event()
+    monkeypatch.setattr(checkpoint_worker, "digest_files", lambda files: is_over.wait(600))
+    monkeypatch.setattr(checkpoint_worker, "_INTERRUPTED_DRAIN_S", 0.01)
+    recording = tiny.ListRecording()
+    trainer = tiny.make_trainer("sft", model_folder, AuditCallback(recording))
+    trainer.add_callback(stopper(1, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    is_over.set()
+    assert recording.undecodable == ["checkpoint"]
+    end = recording.of("run_end")[0]
+    assert (end["outcome"], end["checkpoints"], end["missed"]) == ("interrupted", 0, 1)
+
+
+def test_two_callbacks_on_one_trainer_record_the_same(model_folder: Path) -> None:
+    first, second = tiny.ListRecording(), tiny.ListRecording()
+    trainer = tiny.make_trainer("sft", model_folder, callback(first))
+    trainer.add_callback(callback(second))
+    trainer.train()
+    for update, other in zip(first.of("policy_update"), second.of("policy_update"), strict=True):
+        assert update["local_loss"] == other["local_loss"] == update["loss"]
+    for stats, others in zip(first.of("gradient_stats"), second.of("gradient_stats"), strict=True):
+        assert stats["clip_factor"] == others["clip_factor"] is not None
+
+
 def test_a_training_after_one_that_failed_is_a_new_story(model_folder: Path) -> None:
     recording = tiny.ListRecording()
     audit = callback(recording)
@@ -113,7 +144,7 @@ class Failing(tiny.ListRecording):
 
     def record(self, kind: str, fields: Mapping[str, Any], /) -> None:
         self.tried.append(kind)
-        if kind in self.kinds and fields:
+        if kind in self.kinds:
             raise RuntimeError("a text that must not be logged")
         super().record(kind, fields)
 

@@ -14,7 +14,6 @@ from rlhf_audit_producers.hooks.gradient_stats import (
     BLOCK,
     EMPTY,
     TensorStats,
-    _on_device,
     packed,
     statistics,
     unpacked,
@@ -100,13 +99,47 @@ def test_squares_that_float32_cannot_hold_are_made_in_float64(size: float) -> No
     agree(statistics([gradient])[0], by_the_book(gradient), size)
 
 
-def test_the_way_for_other_devices_gives_the_same_numbers() -> None:
-    """Run here on the CPU: the operations are the same, only their place is another."""
-    gradient = torch.randn(200_000, generator=torch.Generator().manual_seed(6))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_very_numbers_of_the_same_values_in_float32(dtype: Any) -> None:
+    gradient = (torch.randn(3 * BLOCK - 5, generator=torch.Generator().manual_seed(8)) * 30).to(dtype)
+    assert statistics([gradient]) == statistics([gradient.float()])
+    gradient[7], gradient[BLOCK] = math.inf, -math.inf
+    narrow, wide = statistics([gradient])[0], statistics([gradient.float()])[0]
+    assert narrow._replace(mean=0.0) == wide._replace(mean=0.0)
+    assert math.isnan(narrow.mean)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Main memory passes for a device: the operations are the same, only their place is another. Counts waits."""
+    waits: list[int] = []
+    real = torch.Tensor.tolist
+
+    def tolist(tensor: Any) -> Any:
+        waits.append(1)
+        return real(tensor)
+
+    monkeypatch.setattr("rlhf_audit_producers.hooks.gradient_stats._MAIN_MEMORY", "elsewhere")
+    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    return waits
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_way_for_other_devices_gives_the_same_numbers(dtype: Any, device: list[int]) -> None:
+    gradient = torch.randn(200_000, generator=torch.Generator().manual_seed(6)).to(dtype)
     gradient[gradient.abs() < 0.3] = 0
-    agree(_on_device(torch, gradient, gradient.numel()), by_the_book(gradient), 1.0)
+    agree(statistics([gradient])[0], by_the_book(gradient), 1.0)
     gradient[3], gradient[4] = math.nan, math.inf
-    assert _on_device(torch, gradient, gradient.numel()).non_finite == 2
+    assert statistics([gradient])[0].non_finite == 2
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
+def test_a_device_is_waited_for_once_whatever_the_number_of_gradients(device: list[int]) -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[1, 3, 3]]), torch.tensor([2.0, 1.0, 1.0]), (10,))
+    found = statistics([torch.tensor([3.0, -4.0]), None, sparse, torch.zeros(0, 5), torch.zeros(4).half()])
+    expected = [(25.0, 4.0, -0.5, 0.0, 0, 2), EMPTY, (8.0, 2.0, 0.4, 0.8, 0, 10), EMPTY, (0.0, 0.0, 0.0, 1.0, 0, 4)]
+    assert [tuple(one) for one in found] == [pytest.approx(tuple(one)) for one in expected]
+    assert len(device) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")
@@ -164,6 +197,42 @@ def test_the_factor_leads_from_clipped_values_back_to_those_before(limit: float,
         assert after.squared_norm * event["clip_factor"] ** 2 == pytest.approx(expected.squared_norm, rel=1e-5)
 
 
+def test_tensors_are_logged_as_the_numbers_they_hold() -> None:
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ListRecording()
+    with watch(model, optimizer, recording) as watcher:
+        loss = model(torch.ones(2, 3)).sum()
+        loss.backward()
+        optimizer.step()
+        watcher.log(loss=loss, reward=torch.tensor([2.0]), kl=torch.zeros(3))
+    update = recording.of("policy_update")[0]
+    assert (update["loss"], update["reward"], update["kl"]) == (loss.item(), 2.0, None)
+    assert update["metric_names"] == ["loss", "reward"]
+
+
+def test_clipping_that_nobody_tells_of_leaves_the_factor_unknown() -> None:
+    event, before = step_once(0.5, clip_by="torch")
+    assert sum(one.squared_norm for one in unpacked(event)) < sum(one.squared_norm for one in before)
+    assert [event[one] for one in ("is_clipped", "clip_factor", "max_grad_norm", "total_norm")] == [None] * 4
+
+
+def test_clipping_told_in_one_step_says_nothing_of_the_next() -> None:
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ListRecording()
+    with watch(model, optimizer, recording) as watcher:
+        for clip in (True, False):
+            optimizer.zero_grad()
+            model(torch.ones(2, 3)).sum().backward()
+            if clip:
+                watcher.clip_grad_norm_(0.5)
+            else:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+            optimizer.step()
+    assert [one["is_clipped"] for one in recording.of("gradient_stats")] == [True, None]
+
+
 def test_an_optimizer_that_makes_its_gradients_itself_is_looked_at_afterwards() -> None:
     model = torch.nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -212,6 +281,30 @@ def test_parameters_added_later_get_a_new_table() -> None:
     tables, stats = recording.of("tensor_table"), recording.of("gradient_stats")
     assert [len(one["names"]) for one in tables] == [2, 4]
     assert [one["table_sha256"] for one in stats] == [one["table_sha256"] for one in tables]
+
+
+def test_a_layer_that_is_unfrozen_or_frozen_on_the_way_gets_a_new_table() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    recording = ListRecording()
+    with watch(model, optimizer, recording, update_norm=True) as watcher:
+        for step in range(4):
+            optimizer.zero_grad(set_to_none=step != 3)
+            if step in (1, 3):
+                model[0].requires_grad_(step == 1)
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+        assert watcher.run.guard.missed == 0
+    first, second = recording.of("tensor_table")
+    assert (first["names"], second["names"]) == (
+        ["1.weight", "1.bias"],
+        ["0.weight", "0.bias", "1.weight", "1.bias"],
+    )
+    stats = recording.of("gradient_stats")
+    assert [one["table_sha256"] for one in stats] == [first["table_sha256"], *[second["table_sha256"]] * 3]
+    assert unpacked(stats[1])[0].squared_norm > 0
+    assert unpacked(stats[3])[0].zero_fraction == 1.0  # frozen, but stepped: its gradient was zeroed and kept
 
 
 @pytest.mark.parametrize(

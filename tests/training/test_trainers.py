@@ -98,12 +98,19 @@ def test_gradients_are_those_of_the_step_with_the_clipping_known(model_folder: P
         assert event["total_norm"] == line["grad_norm"]
 
 
-def test_without_clipping_the_factor_is_one(model_folder: Path) -> None:
+def test_a_trainer_that_does_not_clip_leaves_unknown_whether_somebody_else_does(model_folder: Path) -> None:
     trainer, recording = train("sft", model_folder, recorded=True, max_grad_norm=0.0)
     lines = [line for line in trainer.state.log_history if "loss" in line]
     for event, line in zip(recording.of("gradient_stats"), lines, strict=True):
-        assert (event["is_clipped"], event["clip_factor"], event["max_grad_norm"]) == (False, 1.0, None)
+        assert (event["is_clipped"], event["clip_factor"], event["max_grad_norm"]) == (None, None, None)
+        assert event["total_norm"] == line["grad_norm"]
         assert math.sqrt(sum(one.squared_norm for one in unpacked(event))) == pytest.approx(line["grad_norm"], rel=1e-5)
+
+
+def test_gradients_shorter_than_the_limit_are_known_not_to_be_clipped(model_folder: Path) -> None:
+    _, recording = train("sft", model_folder, recorded=True, max_grad_norm=1e6)
+    for event in recording.of("gradient_stats"):
+        assert (event["is_clipped"], event["clip_factor"], event["max_grad_norm"]) == (False, 1.0, 1e6)
 
 
 def test_every_row_of_an_epoch_is_named_once(model_folder: Path) -> None:

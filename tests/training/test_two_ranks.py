@@ -108,3 +108,23 @@ def test_shards_add_up_to_the_whole_and_say_that_they_are_shards(model_folder: P
     assert set(table["placements"]) == {"shard"}
     assert table["global_counts"] == [35, 5, 5, 1]
     assert of(ranks[0], "gradient_stats")[0]["placement"] == "shard"
+
+
+@pytest.mark.parametrize("name", ["fsdp1", "fsdp1-orig"])
+def test_parts_of_flat_parameters_say_that_they_are_shards(name: str, model_folder: Path, tmp_path: Path) -> None:
+    ranks = run_ranks(name, model_folder, tmp_path)
+    events = [of(rank, "gradient_stats")[0] for rank in ranks]
+    tables = [of(rank, "tensor_table")[0] for rank in ranks]
+    assert {one["placement"] for one in events} == {"shard"}
+    for table in tables:
+        assert set(table["placements"]) == {"shard"}
+        assert table["global_counts"] == ([35, 5, 5, 1] if name == "fsdp1-orig" else [46])
+        assert table["shapes"] == (["5x7", "5", "1x5", "1"] if name == "fsdp1-orig" else ["46"])
+    assert {one["coverage"] for one in events} == {"per_tensor" if name == "fsdp1-orig" else "flat_shard"}
+    squares = [
+        sum(unpacked(event)[at].squared_norm * event["clip_factor"] ** 2 for event in events)
+        for at in range(len(unpacked(events[0])))
+    ]
+    expected = ranks[0]["squares"]
+    assert squares == pytest.approx(expected if name == "fsdp1-orig" else [sum(expected)], rel=1e-5)
+    assert events[0]["total_norm"] == pytest.approx(sum(expected) ** 0.5, rel=1e-6)

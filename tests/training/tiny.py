@@ -75,6 +75,9 @@ class ListRecording:
         for body in RowsEncoder(kind, rows, common, store_text=False).encode():
             self.events.append(("rollout", kind.codec.decode(body)))
 
+    def declare_lost(self, kind: str, count: int, /) -> None:
+        self.undecodable += [kind] * count
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for name, event in self.events if name == kind]
 

@@ -247,6 +247,10 @@ class AuditTrail:
 
         self._guarded(kind, _first_length(completions, prompts), submit)
 
+    def declare_lost(self, kind: str, count: int) -> None:
+        """Say in the ledger that ``count`` events could not be made; a strict trail refuses what follows."""
+        self._declare(_kind(kind), count)
+
     def _guarded(self, kind: Kind, count: int, submit: Callable[[], None]) -> None:
         """A defect of ours, or of an object we were given, stops no training: the events are declared as lost."""
         try:
@@ -259,8 +263,13 @@ class AuditTrail:
             if kind.name not in self._failed_kinds:
                 self._failed_kinds.add(kind.name)
                 logger.error("%s events could not be recorded: %s", kind.name, type(error).__name__)
-            if self._spool is not None:
-                self._spool.put(Submission(kind, count, _never))
+            self._declare(kind, count)
+
+    def _declare(self, kind: Kind, count: int) -> None:
+        if self._spool is None:
+            self._unrecorded += count
+        else:
+            self._spool.put(Submission(kind, count, _never))
 
     def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
         if rows.count == 0 or (all_ranks and self.rank != 0):

@@ -134,10 +134,12 @@ def _group_name(layers: Sequence[str]) -> str:
 def _summary(extent: Row, layers: int, width: int, height: int) -> str:
     text = f"{whole(extent['tensors']):,} tensors in {layers:,} layers, {figure(whole(extent['steps']))} steps, "
     text += f"{whole(extent['ranks']):,} ranks. Values are as the optimizer used them"
-    if whole(extent["unknown_clip"]) == whole(extent["events"]):
+    unknown = whole(extent["unknown_clip"])
+    if unknown == whole(extent["events"]):
         text += "; whether they were clipped is not known."
     else:
-        text += ", after clipping." if extent["any_clip"] else ", not clipped."
+        text += ", after clipping" if extent["any_clip"] else ", not clipped"
+        text += "; of some it is not known whether they were." if unknown else "."
     if whole(extent["sampled"]):
         text += " Some max-abs are of a sample of elements, so lower bounds."
     if "shard" in extent["placements"] or "mixed" in extent["placements"]:

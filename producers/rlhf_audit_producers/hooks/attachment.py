@@ -3,8 +3,9 @@
 transformers tells a callback neither the loss of a step, nor what clipping
 found, nor that training raised. Three bound methods of the trainer are
 wrapped on that one instance: ``train``, ``training_step`` and its accelerator's
-``clip_grad_norm_``. Each wrapper calls the original with the very arguments,
-looks at what came back, and returns it.
+``clip_grad_norm_``. Each is wrapped once, however many callbacks listen: the
+wrapper calls the original with the very arguments, looks at what came back,
+tells everyone, and returns it.
 
 The trainer is found among the callers of ``on_init_end`` (or of
 ``on_train_begin``, for a callback added later), because nothing hands it over.
@@ -16,12 +17,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 _MAX_FRAMES = 16
 _CALLERS = frozenset({"__init__", "train", "_inner_training_loop"})
-_MARK = "_rlhf_audit_listener"
+_LISTENERS = "_rlhf_audit_listeners"  # of a trainer or accelerator: who listens, by the method
 
 
 class TrainerListener(Protocol):
@@ -60,43 +61,48 @@ def attach(trainer: Any, listener: TrainerListener) -> None:
         _wrap(accelerator, "clip_grad_norm_", listener, _reporting_clipping)
 
 
-Wrapper = Callable[[Callable[..., Any], TrainerListener], Callable[..., Any]]
+Wrapper = Callable[[Callable[..., Any], Sequence[TrainerListener]], Callable[..., Any]]
 
 
 def _wrap(owner: Any, name: str, listener: TrainerListener, wrapper: Wrapper) -> None:
-    original = getattr(owner, name)
-    if getattr(original, _MARK, None) is listener:
-        return
-    wrapped = functools.wraps(original)(wrapper(original, listener))
-    setattr(wrapped, _MARK, listener)
-    setattr(owner, name, wrapped)
+    by_method: dict[str, list[TrainerListener]] = vars(owner).setdefault(_LISTENERS, {})
+    listeners = by_method.get(name)
+    if listeners is None:
+        listeners = by_method[name] = []
+        original = getattr(owner, name)
+        setattr(owner, name, functools.wraps(original)(wrapper(original, listeners)))
+    if all(one is not listener for one in listeners):
+        listeners.append(listener)
 
 
-def _reporting_exceptions(original: Callable[..., Any], listener: TrainerListener) -> Callable[..., Any]:
+def _reporting_exceptions(original: Callable[..., Any], listeners: Sequence[TrainerListener]) -> Callable[..., Any]:
     def train(*args: Any, **kwargs: Any) -> Any:
         try:
             return original(*args, **kwargs)
         except BaseException as error:
-            listener.saw_exception(error)
+            for listener in listeners:
+                listener.saw_exception(error)
             raise
 
     return train
 
 
-def _reporting_losses(original: Callable[..., Any], listener: TrainerListener) -> Callable[..., Any]:
+def _reporting_losses(original: Callable[..., Any], listeners: Sequence[TrainerListener]) -> Callable[..., Any]:
     def training_step(*args: Any, **kwargs: Any) -> Any:
         loss = original(*args, **kwargs)
-        listener.saw_loss(loss)
+        for listener in listeners:
+            listener.saw_loss(loss)
         return loss
 
     return training_step
 
 
-def _reporting_clipping(original: Callable[..., Any], listener: TrainerListener) -> Callable[..., Any]:
+def _reporting_clipping(original: Callable[..., Any], listeners: Sequence[TrainerListener]) -> Callable[..., Any]:
     def clip_grad_norm_(parameters: Any, max_norm: Any, norm_type: Any = 2) -> Any:
         total = original(parameters, max_norm, norm_type)
         if float(norm_type) == 2.0:
-            listener.saw_clipping(total, float(max_norm))
+            for listener in listeners:
+                listener.saw_clipping(total, float(max_norm))
         return total
 
     return clip_grad_norm_

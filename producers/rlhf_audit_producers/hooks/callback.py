@@ -10,6 +10,7 @@ only to tell a run that resumes which run it came from.
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -20,15 +21,14 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from rlhf_audit_producers.hooks.attachment import attach, calling_trainer
-from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
-from rlhf_audit_producers.hooks.gradient_hook import GradientHook
+from rlhf_audit_producers.hooks.checkpoint_worker import DRAIN_S, CheckpointWorker, patience_s
+from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
 from rlhf_audit_producers.hooks.metrics import numbers
 from rlhf_audit_producers.hooks.recording import Recording
-from rlhf_audit_producers.hooks.rollouts import recorded_rewards
+from rlhf_audit_producers.hooks.rollouts import RewardRound
 from rlhf_audit_producers.hooks.run_recorder import RunRecorder
 from rlhf_audit_producers.hooks.training_facts import beginning_folders, training_facts
 
-_DRAIN_S = 600.0  # checkpoints still being digested when training ends; reading goes at 1.5 GB/s
 _SUMMARY = "train_runtime"  # only in the log line that sums up a whole training
 _alive: weakref.WeakValueDictionary[int, AuditCallback] = weakref.WeakValueDictionary()
 
@@ -60,8 +60,11 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         self._guard = self.run.guard
         self._options = (gradients, update_norm)
         self._store_ids, self._digest_model = store_ids, digest_model
-        self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank)
+        failed = functools.partial(self._guard.failed_elsewhere, "checkpoint")
+        self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank, failed=failed)
+        self._patience_s = DRAIN_S
         self._hook: GradientHook | None = None
+        self._rewards: list[RewardRound] = []
         self._trainer: Callable[[], Any] = lambda: None
         self._state: Any = None
         self._losses: list[Any] = []
@@ -74,7 +77,9 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
 
     def rewards(self, *functions: Callable[..., Any]) -> list[Callable[..., Any]]:
         """The same reward functions, recorded: give them to GRPO or RLOO as ``reward_funcs``."""
-        return recorded_rewards(self._guard, functions)
+        together = RewardRound(self._guard, functions)
+        self._rewards.append(together)
+        return together.functions
 
     def use_ids(self, ids: Sequence[str]) -> None:
         """The rows with these ids are trained on in the step to come (``audited``)."""
@@ -85,7 +90,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         with self._guard.observing("checkpoint"):
             self._checkpoints.submit(Path(folder), step=self.run.step if step is None else step, saves=True)
 
-    def wait(self, timeout_s: float = _DRAIN_S) -> bool:
+    def wait(self, timeout_s: float = DRAIN_S) -> bool:
         """Until every checkpoint so far is recorded. Returns whether that came to pass."""
         return self._checkpoints.drain(timeout_s)
 
@@ -100,7 +105,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         if self._trainer() is None:
             self._attach(calling_trainer(Trainer))
         self._state, self._last_step, self._losses, self._used_ids = state, None, [], None
-        self._summary, self._metrics = {}, {}
+        self._summary, self._metrics, self._patience_s = {}, {}, DRAIN_S
         model, trainer = kwargs.get("model"), self._trainer()
         if trainer is not None:
             attach(trainer, self)  # its accelerator may be a new one
@@ -137,14 +142,15 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         self._last_step = state.global_step
         losses, self._losses = self._losses, []
         ids, self._used_ids = self._used_ids, None
+        outcome = StepOutcome() if self._hook is None else self._hook.take_outcome()
         self.run.end_step(
             state.global_step,
             epoch=state.epoch,
             local_loss=self._sum(losses),
-            update_norm=None if self._hook is None else self._hook.update_norm,
+            update_norm=outcome.update_norm,
             annotation_ids=ids,
             store_ids=self._store_ids,
-            was_skipped=bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False)),
+            was_skipped=outcome.was_skipped or bool(getattr(kwargs.get("optimizer"), "step_was_skipped", False)),
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -202,6 +208,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
 
     def saw_exception(self, error: BaseException) -> None:
         """``train`` raises."""
+        self._patience_s = patience_s(error)
         self.run.end_with(error)
 
     # ---- inner parts
@@ -257,11 +264,12 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         return Path(args.output_dir)
 
     def _before_end(self) -> None:
+        for together in self._rewards:
+            together.finish()
         if self._hook is not None:
             self._hook.flush()
-        with self._guard.observing("checkpoint"):
-            if not self._checkpoints.drain(_DRAIN_S):
-                raise TimeoutError("a checkpoint is still being digested")
+        with self._guard.observing():
+            self._checkpoints.give_up(self._patience_s)
 
     def _sum(self, losses: Sequence[Any]) -> float | None:
         total = None

@@ -2,8 +2,11 @@
 
 ``submit`` opens the files and returns; the training never waits for a digest
 until it ends. What a process had submitted when it forked is its own to digest:
-the child begins with nothing. Each event names the checkpoint before it, so the order in which
-they were saved is in the record even where steps repeat after a restart.
+the child begins with nothing. Each event names the checkpoint before it, so the
+order in which they were saved is in the record even where steps repeat after a
+restart.
+
+A checkpoint is recorded, or its error is told to ``failed``: one of the two, once.
 """
 
 from __future__ import annotations
@@ -24,9 +27,18 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["saved", "initial", "reference"]
 
+DRAIN_S = 600.0  # checkpoints still being digested when training ends; reading goes at 1.5 GB/s
+_INTERRUPTED_DRAIN_S = 30.0  # whoever sends a signal sends a stronger one soon
+
+
+def patience_s(error: BaseException | None) -> float:
+    """How long to wait for digests when a training ends by ``error``."""
+    return _INTERRUPTED_DRAIN_S if isinstance(error, (KeyboardInterrupt, SystemExit)) else DRAIN_S
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    number: int
     name: str
     step: int
     role: Role
@@ -35,12 +47,17 @@ class _Job:
 
 
 class CheckpointWorker:
-    """Hands one ``checkpoint`` event per folder to ``record``, which may be called on the worker's thread."""
+    """Hands one ``checkpoint`` event per folder to ``record``, or its error to ``failed``, on the worker's thread."""
 
-    def __init__(self, record: Callable[[str, Mapping[str, Any]], None], *, rank: int) -> None:
-        self._record, self._rank = record, rank
+    def __init__(
+        self,
+        record: Callable[[str, Mapping[str, Any]], None],
+        *,
+        rank: int,
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self._record, self._rank, self._failed = record, rank, failed
         self._parent: Mapping[str, Any] = {}
-        self.failed = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -49,6 +66,8 @@ class CheckpointWorker:
         self._thread: threading.Thread | None = None
         self._waiting = 0
         self._done = threading.Condition()
+        self._submitted = self._given_up = 0  # numbers of jobs
+        self.failed = 0
 
     def _begin_in_child(self) -> None:
         if self._pid != os.getpid():
@@ -66,47 +85,71 @@ class CheckpointWorker:
         if not files:
             return
         self._begin_in_child()
+        if self._thread is None:
+            thread = threading.Thread(target=self._work, name="rlhf-audit-checkpoints", daemon=True)
+            thread.start()
+            self._thread = thread
         with self._done:
             self._waiting += 1
-        self._jobs.put(_Job(folder.name, step, role, files, metrics or {}))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="rlhf-audit-checkpoints", daemon=True)
-            self._thread.start()
+            self._submitted += 1
+        self._jobs.put(_Job(self._submitted, folder.name, step, role, files, metrics or {}))
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything submitted is recorded. Returns whether that came to pass."""
+        """Wait until everything submitted is recorded. Returns whether that came to pass, for all that ever was."""
         self._begin_in_child()
         with self._done:
-            return self._done.wait_for(lambda: self._waiting == 0, timeout_s)
+            return self._done.wait_for(lambda: self._waiting == 0, timeout_s) and not self.failed
+
+    def give_up(self, timeout_s: float) -> None:
+        """The same, but what is not digested by then, or by an interruption of this, is never recorded: it failed."""
+        self._begin_in_child()
+        with self._done:
+            try:
+                self._done.wait_for(lambda: self._waiting == 0, timeout_s)
+            finally:
+                lost, self._waiting, self._given_up = self._waiting, 0, self._submitted
+                for _ in range(lost):
+                    self._fail(TimeoutError("it was still being digested"))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             try:
-                self._digest(job)
-            except Exception as error:  # noqa: BLE001 - a checkpoint that cannot be digested ends neither thread nor training
-                self.failed += 1
+                event, error = self._digest(job), None
+            except Exception as caught:  # noqa: BLE001 - a checkpoint that cannot be digested ends neither thread nor training
+                event, error = {}, caught
                 close_files(job.files)
-                logger.error("checkpoint of step %d was not recorded: %s", job.step, type(error).__name__)
-            finally:
-                with self._done:
+            with self._done:
+                if job.number > self._given_up:
+                    self._tell(job, event, error)
                     self._waiting -= 1
                     self._done.notify_all()
 
-    def _digest(self, job: _Job) -> None:
+    def _tell(self, job: _Job, event: Mapping[str, Any], error: Exception | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            self._record("checkpoint", event)
+            if job.role == "saved":
+                self._parent = {"parent_step": job.step, "parent_files_sha256": event["files_sha256"]}
+        except Exception as caught:  # noqa: BLE001 - as above
+            logger.error("checkpoint of step %d was not recorded: %s", job.step, type(caught).__name__)
+            self._fail(caught)
+
+    def _fail(self, error: Exception) -> None:
+        self.failed += 1
+        if self._failed is not None:
+            self._failed(error)
+
+    def _digest(self, job: _Job) -> dict[str, Any]:
         began = time.perf_counter_ns()
         digests = digest_files(job.files)
-        self._record(
-            "checkpoint",
-            {
-                "step": job.step,
-                "role": job.role,
-                "name": job.name,
-                **(self._parent if job.role == "saved" else {}),
-                **digests.event,
-                "metric_names": list(job.metrics),
-                "metric_values": list(job.metrics.values()),
-                "digest_us": (time.perf_counter_ns() - began) // 1000,
-            },
-        )
-        if job.role == "saved":
-            self._parent = {"parent_step": job.step, "parent_files_sha256": digests.files_sha256}
+        return {
+            "step": job.step,
+            "role": job.role,
+            "name": job.name,
+            **(self._parent if job.role == "saved" else {}),
+            **digests.event,
+            "metric_names": list(job.metrics),
+            "metric_values": list(job.metrics.values()),
+            "digest_us": (time.perf_counter_ns() - began) // 1000,
+        }

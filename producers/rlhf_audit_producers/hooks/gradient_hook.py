@@ -1,41 +1,40 @@
 """Looks at gradients just before the innermost optimizer uses them.
 
 ``register_step_pre_hook`` of that optimizer is the one point where gradients
-are complete, reduced over ranks, unscaled, clipped and noised exactly as they
-will be used, in plain PyTorch, transformers, Opacus and FSDP2 alike. A step
-that a gradient scaler skips never comes here. An optimizer that is given a
-closure makes its gradients after this point, so it is looked at afterwards.
+are complete, reduced over ranks, clipped and noised exactly as they will be
+used, in plain PyTorch, transformers, Opacus and FSDP2 alike. They are unscaled
+too, except where a fused optimizer divides by the scale itself: then so do we.
+An optimizer that is given a closure makes its gradients after this point, so
+it is looked at afterwards.
 
-Clipping comes before. Torch scales by ``min(1, limit / (norm + 1e-6))``; who
-clipped tells the norm (``saw_clipping``), or it is learned from a log line
-before the event goes out (``flush``). Without either, gradients shorter than
-the limit were not clipped, and of others the factor stays unknown.
+A step that is skipped because gradients overflowed uses none, so nothing is
+recorded of its gradients. A gradient scaler does not call the optimizer then
+(``skipped_steps``); a fused optimizer is called and told so (``found_inf``).
 
 The event waits until ``flush``: that is why a log line of the same step can
-still complete it.
+still complete what is known of clipping (``clipping``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rlhf_audit_producers.hooks.gradient_stats import TensorStats, packed, statistics
+from rlhf_audit_producers.hooks import skipped_steps
+from rlhf_audit_producers.hooks.clipping import Clipping, clipped, together
+from rlhf_audit_producers.hooks.gradient_stats import TensorStats, packed, statistics, unscaled
 from rlhf_audit_producers.hooks.recording import Guard
-from rlhf_audit_producers.hooks.tensor_table import TensorTable, build_table, group_sizes, innermost
-
-_CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_
-_SURELY_BELOW = 1 - 1e-3  # rounding of a clipped norm stays far within this
+from rlhf_audit_producers.hooks.tensor_table import TensorTable, build_table, innermost, stepped
 
 
-@dataclass(slots=True)
-class Clipping:
-    """What is known of clipping in one step; ``limit`` None: gradients are not clipped."""
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What became of one step."""
 
-    limit: float | None = None
-    total_norm: Any = None  # a number, or a tensor not yet read
+    was_skipped: bool = False
+    update_norm: float | None = None
 
 
 @dataclass(slots=True)
@@ -43,11 +42,14 @@ class _Seen:
     step: int
     table: TensorTable
     stats: list[TensorStats]
-    clipping: Clipping = field(default_factory=Clipping)
+    clipping: Clipping
 
 
 class GradientHook:
-    """Observes one optimizer. ``step_now`` gives the number of the step that is being made."""
+    """Observes one optimizer. ``step_now`` gives the number of the step that is being made.
+
+    ``limit``: to which the trainer clips without telling; None if there is none that is known.
+    """
 
     def __init__(
         self,
@@ -65,11 +67,12 @@ class GradientHook:
         self._step_now, self._after_step = step_now, after_step
         self._limit = limit
         self._wants_update_norm = update_norm
-        self._before: list[Any] = []
+        self._before: list[tuple[Any, Any]] = []
         self._table: TensorTable | None = None
         self._seen: _Seen | None = None
-        self._total_norm: Any = None
-        self.update_norm: float | None = None
+        self._told: list[Clipping] = []
+        self._outcome = StepOutcome()
+        self.steps_begun = 0
         self._handles: list[Any] = []
         self.listen()
 
@@ -79,10 +82,24 @@ class GradientHook:
         return self._optimizer
 
     def saw_clipping(self, total_norm: Any, limit: float | None = None) -> None:
-        """Gradients of the step to come were clipped; ``total_norm`` is what the clipping returned."""
-        self._total_norm = total_norm
-        if limit is not None:
-            self._limit = limit
+        """Gradients of the step to come have the norm ``total_norm`` and were clipped to ``limit`` (None: not).
+
+        Every rank is told at the same time, so that a norm which is spread over them can be put together.
+        """
+        together_on = getattr(total_norm, "full_tensor", None)  # of a DTensor
+        self._told.append(Clipping(limit, total_norm if together_on is None else together_on()))
+
+    def saw_skip(self) -> None:
+        """A gradient scaler did not call the optimizer."""
+        self.flush()
+        self._told, self._outcome = [], StepOutcome(was_skipped=True)
+        if self._after_step is not None:
+            self._after_step()
+
+    def take_outcome(self) -> StepOutcome:
+        """Of the step made last, once."""
+        outcome, self._outcome = self._outcome, StepOutcome()
+        return outcome
 
     def flush(self, logged_norm: float | None = None) -> None:
         """Hand over what was seen. ``logged_norm``: global norm before clipping, if a log line told it."""
@@ -91,7 +108,7 @@ class GradientHook:
             return
         with self._guard.observing("gradient_stats"):
             if seen.clipping.total_norm is None:
-                seen.clipping.total_norm = logged_norm
+                seen.clipping = replace(seen.clipping, total_norm=logged_norm)
             self._guard.record("gradient_stats", _event(seen))
 
     def listen(self) -> None:
@@ -101,18 +118,22 @@ class GradientHook:
                 self._optimizer.register_step_pre_hook(self._pre_step),
                 self._optimizer.register_step_post_hook(self._post_step),
             ]
+            skipped_steps.listen(self)
 
     def remove(self) -> None:
         """Stop observing."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        skipped_steps.forget(self)
 
     def _pre_step(self, optimizer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.flush()
+        self.steps_begun += 1
+        self._outcome = StepOutcome()
         if self._wants_update_norm:
             with self._guard.observing():
-                self._before = [one.detach().clone() for one in self._current_table().parameters]
+                self._before = [(one, one.detach().clone()) for one in self._current_table().parameters]
         if _has_closure(args, kwargs):
             return
         self._look()
@@ -122,28 +143,36 @@ class GradientHook:
             self._look()
         if self._wants_update_norm:
             with self._guard.observing():
-                self.update_norm = self._moved()
+                self._outcome = replace(self._outcome, update_norm=self._moved())
         if self._after_step is not None:
             self._after_step()
 
     def _look(self) -> None:
         with self._guard.observing("gradient_stats"):
+            told, self._told = self._told, []
             table = self._current_table()
             stats = statistics([parameter.grad for parameter in table.parameters])
-            clipping = Clipping(self._limit, self._total_norm)
-            self._total_norm = None
+            clipping = together(told, self._limit)
+            scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer will divide by it
+            if scale is not None:
+                stats = unscaled(stats, float(scale))
+                clipping = replace(clipping, unit=1.0 if clipping.total_norm is None else float(scale))
             self._seen = _Seen(self._step_now(), table, stats, clipping)
+        with self._guard.observing():
+            overflow = getattr(self._optimizer, "found_inf", None)
+            if overflow is not None and float(overflow):
+                self._seen, self._outcome = None, StepOutcome(was_skipped=True)
 
     def _current_table(self) -> TensorTable:
         table = self._table
-        if table is None or table.group_sizes != group_sizes(self._optimizer):
+        if table is None or table.stepped != stepped(self._optimizer):
             table = self._table = build_table(self._model, self._optimizer)
             self._guard.record("tensor_table", table.event)
         return table
 
     def _moved(self) -> float:
-        table, before, self._before = self._current_table(), self._before, []
-        moves = [now.detach() - then for now, then in zip(table.parameters, before, strict=True)]
+        before, self._before = self._before, []
+        moves = [now.detach() - then for now, then in before]
         return math.sqrt(math.fsum(one.squared_norm for one in statistics(moves)))
 
 
@@ -154,7 +183,10 @@ def _has_closure(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
 
 
 def _event(seen: _Seen) -> dict[str, Any]:
-    is_clipped, factor, total = _clipped(seen)
+    is_whole = seen.table.placement == "replicate"
+    about = clipped(
+        seen.clipping, own_norm=math.sqrt(math.fsum(one.squared_norm for one in seen.stats)) if is_whole else None
+    )
     return {
         "step": seen.step,
         "table_sha256": seen.table.digest,
@@ -162,24 +194,9 @@ def _event(seen: _Seen) -> dict[str, Any]:
         "placement": seen.table.placement,
         "coverage": seen.table.coverage,
         "method": "exact",
-        "is_clipped": is_clipped,
-        "clip_factor": factor,
-        "max_grad_norm": seen.clipping.limit,
-        "total_norm": total,
+        "is_clipped": about.is_clipped,
+        "clip_factor": about.clip_factor,
+        "max_grad_norm": about.max_grad_norm,
+        "total_norm": about.total_norm,
         **packed(seen.stats),
     }
-
-
-def _clipped(seen: _Seen) -> tuple[bool | None, float | None, float | None]:
-    """(whether gradients were scaled, post-clip to pre-clip factor, global norm before), None where unknown."""
-    limit = seen.clipping.limit
-    total = None if seen.clipping.total_norm is None else float(seen.clipping.total_norm)
-    if limit is None:
-        return False, 1.0, total
-    if total is not None:
-        factor = max(1.0, (total + _CLIP_EPSILON) / limit) if math.isfinite(total) else None
-        return (None if factor is None else factor > 1.0), factor, total
-    own = math.sqrt(math.fsum(one.squared_norm for one in seen.stats))
-    if seen.table.placement == "replicate" and own < limit * _SURELY_BELOW:
-        return False, 1.0, own
-    return None, None, None

@@ -27,14 +27,20 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    """What of a log line is a number, by its own name."""
+    """What of a log line is a number, by its own name. Not a DTensor, which every rank would have to read at once."""
     found = {}
     for name, value in logs.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             found[name] = float(value)
-        elif hasattr(value, "item") and getattr(value, "size", None) in (1, None):
+        elif hasattr(value, "item") and _count(value) == 1 and not hasattr(value, "full_tensor"):
             found[name] = float(value.item())
     return found
+
+
+def _count(value: Any) -> Any:
+    """Elements of an array or a tensor, whose ``size`` is a method."""
+    numel = getattr(value, "numel", None)
+    return numel() if callable(numel) else getattr(value, "size", 1)
 
 
 def columns(logged: Mapping[str, float]) -> dict[str, float | None]:

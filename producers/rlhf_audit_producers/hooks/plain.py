@@ -6,26 +6,27 @@
 
 Every ``optimizer.step()`` is one step: gradients are looked at before it, the
 update goes out when the next step begins, so that ``log`` can say more about it.
-Clip with ``watcher.clip_grad_norm_(limit)`` and the factor is recorded; gradients
-clipped otherwise are recorded as they are used, with the factor unknown.
+A step that a gradient scaler skips is one too, recorded as skipped. Clip with
+``watcher.clip_grad_norm_(limit)`` and the factor is recorded; without it gradients
+are recorded as they are used, and whether somebody clipped them is unknown.
 
 Needs torch and nothing else.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rlhf_audit_producers.hooks.checkpoint_worker import CheckpointWorker
-from rlhf_audit_producers.hooks.gradient_hook import GradientHook
+from rlhf_audit_producers.hooks.checkpoint_worker import DRAIN_S, CheckpointWorker, patience_s
+from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
 from rlhf_audit_producers.hooks.recording import Recording
 from rlhf_audit_producers.hooks.run_facts import argument_facts, environment_facts, model_facts
 from rlhf_audit_producers.hooks.run_recorder import RunRecorder
-
-_DRAIN_S = 600.0
 
 
 class TrainingWatch:
@@ -47,7 +48,9 @@ class TrainingWatch:
         self.run = RunRecorder(recording)
         self._guard = self.run.guard
         self._step = first_step
-        self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank)
+        failed = functools.partial(self._guard.failed_elsewhere, "checkpoint")
+        self._checkpoints = CheckpointWorker(self._guard.record, rank=recording.rank, failed=failed)
+        self._patience_s = DRAIN_S
         self._ids: list[str] | None = None
         self._hook = self._look_at(optimizer, update_norm=update_norm)
         about: dict[str, Any] = {}
@@ -71,12 +74,17 @@ class TrainingWatch:
         self.run.restart_clock()
 
     def clip_grad_norm_(self, max_norm: float) -> Any:
-        """``torch.nn.utils.clip_grad_norm_`` over the model's parameters, with the factor recorded."""
+        """Clip the model's parameters as torch does (FSDP1 does so itself), with the factor recorded."""
         import torch
 
-        total = torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
+        of_the_model = getattr(self._model, "clip_grad_norm_", None)
+        if of_the_model is not None:
+            total = of_the_model(max_norm)
+        else:
+            total = torch.nn.utils.clip_grad_norm_(self._model.parameters(), max_norm)
         if self._hook is not None:
-            self._hook.saw_clipping(total, max_norm)
+            with self._guard.observing():
+                self._hook.saw_clipping(total, max_norm if math.isfinite(max_norm) else None)
         return total
 
     def use_ids(self, ids: Sequence[str]) -> None:
@@ -95,6 +103,7 @@ class TrainingWatch:
 
     def close(self, error: BaseException | None = None) -> None:
         """The training has ended. Idempotent."""
+        self._patience_s = patience_s(error)
         if error is None:
             self.run.end("finished")
         else:
@@ -126,20 +135,20 @@ class TrainingWatch:
     def _after_step(self) -> None:
         self._step += 1
         ids, self._ids = self._ids, None
-        hook = self._hook
+        outcome = StepOutcome() if self._hook is None else self._hook.take_outcome()
         self.run.end_step(
             self._step,
-            update_norm=None if hook is None else hook.update_norm,
+            update_norm=outcome.update_norm,
             annotation_ids=ids,
+            was_skipped=outcome.was_skipped,
         )
         self.run.restart_clock()
 
     def _before_end(self) -> None:
         if self._hook is not None:
             self._hook.flush()
-        with self._guard.observing("checkpoint"):
-            if not self._checkpoints.drain(_DRAIN_S):
-                raise TimeoutError("a checkpoint is still being digested")
+        with self._guard.observing():
+            self._checkpoints.give_up(self._patience_s)
 
 
 def watch(model: Any, optimizer: Any, recording: Recording, **options: Any) -> TrainingWatch:

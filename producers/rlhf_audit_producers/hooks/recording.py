@@ -1,9 +1,8 @@
 """What a hook hands its observations to, and the guard around everything a hook does.
 
 The guard is the process boundary of style section 4: whatever fails inside it
-is logged once by its class, counted, and declared. Declared how: an event
-whose fields could not be made is handed in without them; the spool cannot
-encode it, uses up its number and says so in a ``loss`` event. A strict trail's
+is logged once by its class, counted, and declared: the events that it should
+have given use up their numbers, and a ``loss`` event says so. A strict trail's
 own errors pass through, because stopping the training is what strict asks for.
 
 Time inside the guard on the thread that trains is what the hook costs.
@@ -12,6 +11,7 @@ Time inside the guard on the thread that trains is what the hook costs.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -52,14 +52,17 @@ class Recording(Protocol):
     ) -> None:
         """Queue one ``rollout`` event per completion."""
 
+    def declare_lost(self, kind: str, count: int, /) -> None:
+        """``count`` events of ``kind`` could not be made: the record MUST say so."""
+
 
 class Observation:
     """What ``Guard.observing`` gives to ``with``."""
 
-    __slots__ = ("_guard", "_kind")
+    __slots__ = ("_count", "_guard", "_kind")
 
-    def __init__(self, guard: Guard, kind: str | None) -> None:
-        self._guard, self._kind = guard, kind
+    def __init__(self, guard: Guard, kind: str | None, count: int) -> None:
+        self._guard, self._kind, self._count = guard, kind, count
 
     def __enter__(self) -> None:
         self._guard.enter()
@@ -67,7 +70,7 @@ class Observation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        return self._guard.leave(error, self._kind)
+        return self._guard.leave(error, self._kind, self._count)
 
 
 class Guard:
@@ -83,26 +86,37 @@ class Guard:
         self._depth = 0
         self._began_ns = 0
         self._said: set[str] = set()
+        self._noting = threading.Lock()
+        self._unseen: Exception | None = None  # what a strict trail has yet to say on the thread that trains
 
-    def observing(self, kind: str | None = None) -> Observation:
-        """Everything a hook does stands in here. ``kind`` is the event that is lost if it fails."""
-        return Observation(self, kind)
+    def observing(self, kind: str | None = None, count: int = 1) -> Observation:
+        """Everything a hook does stands in here. If it fails, ``count`` events of ``kind`` are lost."""
+        return Observation(self, kind, count)
 
     def enter(self) -> None:
         """An observation begins; they may stand in one another."""
         if self._depth == 0:
+            unseen, self._unseen = self._unseen, None
+            if unseen is not None:
+                raise unseen
             self._began_ns = self._clock_ns()
         self._depth += 1
 
-    def leave(self, error: BaseException | None, kind: str | None) -> bool:
+    def leave(self, error: BaseException | None, kind: str | None, count: int = 1) -> bool:
         """An observation ends. Returns whether its error stays here."""
         is_ours = isinstance(error, Exception)
         if isinstance(error, Exception):
-            self._note(error, kind)
+            self._note(error, kind, count)
         self._depth -= 1
         if self._depth == 0:
             self.inside_ns += self._clock_ns() - self._began_ns
         return is_ours and not self._is_strict
+
+    def failed_elsewhere(self, kind: str, error: Exception) -> None:
+        """An observation failed on a thread of our own. A strict trail raises it at the next on the one that trains."""
+        self._note(error, kind, 1)
+        if self._is_strict:
+            self._unseen = error
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Hand one event over; to be called inside ``observing``."""
@@ -114,15 +128,17 @@ class Guard:
         self.recording.log_rollouts(**columns)
         self.handed_over["rollout"] += len(columns["completions"])
 
-    def _note(self, error: Exception, kind: str | None) -> None:
-        self.missed += 1
+    def _note(self, error: Exception, kind: str | None, count: int) -> None:
         name = f"{kind or 'observation'}: {type(error).__name__}"
-        if name not in self._said:
+        with self._noting:
+            self.missed += 1
+            is_new = name not in self._said
             self._said.add(name)
+        if is_new:
             logger.error("the training goes on without this observation: %s in %s (logged once)", name, _place(error))
         if kind is not None:
             with suppress(Exception):
-                self.recording.record(kind, {})  # cannot be encoded: uses up a number and is declared lost
+                self.recording.declare_lost(kind, count)
 
 
 def _place(error: Exception) -> str:

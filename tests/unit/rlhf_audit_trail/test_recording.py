@@ -199,6 +199,22 @@ def test_values_that_cannot_be_are_declared_and_training_goes_on(trail: AuditTra
     assert (loss["reason"], loss["count"]) == ("encode_failed", 1)
 
 
+def test_events_that_could_not_even_be_made_are_declared(trail: AuditTrail) -> None:
+    trail.declare_lost("rollout", 3)
+    assert trail.flush()
+    assert spooled_events(trail.directory, "rollout") == []
+    (loss,) = spooled_events(trail.directory, "loss")
+    assert (loss["reason"], loss["count"]) == ("encode_failed", 3)
+
+
+def test_a_strict_trail_refuses_what_comes_after_a_declared_loss(tmp_path: Path) -> None:
+    with AuditTrail(tmp_path, "run", runtime=False, strict=True) as trail:
+        trail.declare_lost("checkpoint", 1)
+        assert trail.flush()
+        with pytest.raises(RecordingError, match="lost"):
+            trail.log_annotations(rewards=[1.0])
+
+
 def test_a_conversation_stands_for_its_canonical_json(trail: AuditTrail) -> None:
     talk = [{"role": "user", "content": "ü"}]
     trail.log_annotations(prompts=[talk, "p"], rewards=[1.0, 1.0])  # type: ignore[list-item]  # what TRL has
