@@ -173,7 +173,13 @@ class AuditTrail:
             record = completed(known, fields, ts_us=_now_us(), run_id=self.run_id, rank=self.rank)
             encode = known.codec.encode
             self._submit(
-                Submission(known, 1, lambda: [encode(record | {"salt": os.urandom(16)})], bytes_held=held_bytes(record))
+                Submission(
+                    known,
+                    1,
+                    lambda: [encode(record | {"salt": os.urandom(16)})],
+                    annotators=[record["annotator"]] if "annotator" in record else None,
+                    bytes_held=held_bytes(record),
+                )
             )
 
         self._guarded(known, 1, submit)

@@ -21,6 +21,7 @@ from rlhf_audit_ledger.batch import BatchBody
 from rlhf_audit_producers.run_identity import RUN_ID_VARIABLE
 from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_schemas.errors import ConfigError
+from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Handle, RealDisk
 from rlhf_audit_trail import AuditableRLHF, AuditTrail, runtime_start
 from rlhf_audit_trail import recording as recording_module
@@ -235,6 +236,23 @@ def test_any_kind_is_recorded_with_what_may_be_left_out(trail: AuditTrail) -> No
     assert (event["run_id"], event["rank"], event["step"], event["loss"], event["kl"]) == ("run", 0, 3, 0.5, None)
     with pytest.raises(ConfigError, match="unknown kind"):
         trail.record("nonsense", {})
+
+
+def test_what_names_an_annotator_goes_to_the_annotators_partition_however_it_is_recorded(trail: AuditTrail) -> None:
+    for name in ("ann", "bob", "eve", "joe", "kim"):
+        trail.log_annotations(rewards=[1.0], annotators=[name])
+        trail.record("annotation", {"annotator": name})
+        trail.record("withdrawal", {"annotation_id": "x", "annotator": name})
+    assert trail.flush()
+    where: dict[str, set[int]] = {}
+    for stream, body in spooled(trail.directory):
+        if stream == "annotations":
+            for event in body.events:
+                name = KINDS_BY_NUMBER[body.kind].codec.decode(event)["annotator"]
+                where.setdefault(name, set()).add(body.partition)
+    assert {name: len(partitions) for name, partitions in where.items()} == dict.fromkeys(where, 1)
+    assert len(where) == 5
+    assert len(set.union(*where.values())) > 1
 
 
 def test_rollouts_hold_one_reward_for_each_function(trail: AuditTrail) -> None:
