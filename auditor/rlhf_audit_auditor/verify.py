@@ -207,7 +207,8 @@ class _Check:
         self._report.payloads = facts
         if self._wants_payload and facts.messages and (self._trail.vault is None or self._trail.vault_key is None):
             what = "vault" if self._trail.vault is None else "vault key"
-            findings.could_not_read(f"payloads were asked for and there is no {what}")
+            where = "--vault" if self._trail.vault is None else "--vault-key"
+            findings.could_not_read(f"payloads were asked for and there is no {what} ({where} says where it lies)")
 
     def _require_fresh(self, fresh_us: int, results: Sequence[PartitionResult]) -> None:
         now = self._options.now_us
@@ -227,7 +228,13 @@ class _Check:
         """After a check that passed, keep its checkpoint for the next one."""
         view, memory = self._view, self._options.memory
         if memory is not None and view is not None and view.checkpoint is not None and not self._report.exit_code:
-            memory.write(view.ledger_id, view.checkpoint)
+            try:
+                memory.write(view.ledger_id, view.checkpoint)
+            except OSError as error:
+                self._report.notes.append(
+                    f"this checkpoint is not remembered, so the next check cannot compare: {memory.folder}: "
+                    f"{error.strerror} (RLHF_AUDIT_STATE names another folder, --no-memory asks for none)"
+                )
 
 
 def parse_key(vkey: str) -> VerifierKey:

@@ -171,9 +171,11 @@ def _gunzip(blocks: Iterator[bytes]) -> Iterator[bytes]:
                 if not data:
                     break
                 member, fresh = zlib.decompressobj(_GZIP_WBITS), False
+            before = member.copy()
             try:
                 unpacked = member.decompress(data, BLOCK_BYTES)  # bounded: a bomb must not fill memory
             except zlib.error:
+                yield from _up_to_damage(before, data)
                 raise DamagedInputError("gzip data are damaged from here on") from None
             if unpacked:
                 yield unpacked
@@ -189,3 +191,18 @@ def _gunzip(blocks: Iterator[bytes]) -> Iterator[bytes]:
         yield rest
     if not (fresh or member.eof):
         raise DamagedInputError("gzip data break off here, the rest of the file is missing")
+
+
+def _up_to_damage(member: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+    """What the packed bytes before the damage hold: who is given all at once gives nothing of it. A wrong checksum
+    stands behind everything."""
+    for step in (4096, 1):
+        for at in range(0, len(data), step):
+            before = member.copy()
+            try:
+                unpacked = member.decompress(data[at : at + step])
+            except zlib.error:
+                member, data = before, data[at : at + step]
+                break
+            if unpacked:
+                yield unpacked

@@ -137,7 +137,7 @@ def is_locked(path: Path, *, shared_too: bool = False) -> bool:
     Looks by taking the lock for microseconds, so whoever takes it exclusively tries twice.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # enough for a lock, on a copy that nobody can write to, too
     except FileNotFoundError:
         return False
     try:

@@ -8,6 +8,8 @@
 ``quarantine.key``  32 bytes; salts of quarantined messages and vault records
 ``vault.key``       32 bytes; encrypts the vault
 ``log.vkey``        public: the verifier keys, base line first
+``secrets.check``   8 bytes of a digest of each 32-byte key, so that a wrong
+                    file is refused before anything is sealed with it
 ==================  ==========================================================
 
 Signing keys are written as in C2SP notes (``PRIVATE+KEY+name+id+base64``),
@@ -17,6 +19,7 @@ others may read is refused: a key that leaked cannot be called back.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import stat
@@ -33,6 +36,8 @@ from rlhf_audit_stores.durable import AlreadyStoredError, create_file_durably, m
 
 KEY_BYTES = 32
 PUBLIC_KEYS_FILE = "log.vkey"
+CHECK_FILE = "secrets.check"
+_CHECK_DOMAIN, _CHECK_BYTES = b"rlhf-audit/secret-check/", 8
 _ROOT = "root"
 _SIGNING = (_ROOT, "log", "ticker")
 _SYMMETRIC = ("routing", "quarantine", "vault")
@@ -106,6 +111,7 @@ def create_keys(folder: Path, disk: Disk | None = None) -> TrailKeys:
             line = format_private_key(_NAME_PREFIX + name, seed) if name in _SIGNING else seed.hex()
             with suppress(AlreadyStoredError):  # another process was first: its key counts
                 create_file_durably(disk, path, line.encode("ascii") + b"\n")
+    _write_check(folder, disk)
     disk.sync_dir(folder)  # a key that an earlier process linked and did not live to sync must not be lost again
     return load_keys(folder)
 
@@ -134,6 +140,9 @@ def load_secret(path: Path) -> Secret:
         what = "holds a public key, which opens nothing" if _is_public_key(line) else "is the wrong file"
         raise ConfigError(f"{path} {what}: expected is a key of {2 * KEY_BYTES} hex digits, as in keys/vault.key")
     _refuse_shared(path)
+    expected = _checks(path.parent).get(path.stem)
+    if expected is not None and expected != _check_of(path.stem, value):
+        raise ConfigError(f"{path} is not the key that this trail was begun with: put the right file back")
     return Secret(value)
 
 
@@ -144,6 +153,29 @@ def write_public_keys(folder: Path, lines: Sequence[str], disk: Disk | None = No
     data = "".join(f"{line}\n" for line in lines).encode()
     if not disk.exists(path) or disk.read(path) != data:
         write_file_durably(disk, path, data, mode=0o644)
+
+
+def _write_check(folder: Path, disk: Disk) -> None:
+    """Once, when a trail is begun; an older trail has none, and its keys are taken as they are."""
+    if not disk.exists(folder / CHECK_FILE):
+        secret = {name: load_secret(_path(folder, name)) for name in _SYMMETRIC}
+        lines = "".join(f"{name} {_check_of(name, value)}\n" for name, value in secret.items())
+        with suppress(AlreadyStoredError):
+            create_file_durably(disk, folder / CHECK_FILE, lines.encode("ascii"))
+
+
+def _check_of(name: str, value: bytes) -> str:
+    return hashlib.sha256(_CHECK_DOMAIN + name.encode() + b"\0" + value).hexdigest()[: 2 * _CHECK_BYTES]
+
+
+def _checks(folder: Path) -> dict[str, str]:
+    try:
+        lines = (folder / CHECK_FILE).read_text(encoding="ascii").splitlines()
+        return dict(line.split(" ", 1) for line in lines)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / CHECK_FILE} cannot be read: put the right file back, or delete it") from error
 
 
 def _path(folder: Path, name: str) -> Path:

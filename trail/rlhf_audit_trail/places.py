@@ -73,6 +73,8 @@ def evidence_of(
     """
     from rlhf_audit_auditor.opening import open_trail
 
+    if vault is None and settings.origins["vault_dir"] != "default":
+        vault = settings.vault_dir
     return open_trail(
         directory,
         vkey_file=vkey_file,

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_trail.runtime_start import python_path
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class QueryCopyFeed:
 
     def __init__(self, directory: Path, vault_dir: Path, *, port: int = 0) -> None:
         folder = directory / "clickhouse"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders_durably(RealDisk(), folder)
         self._log = log = folder / _LOG
         if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
             log.replace(log.with_suffix(".log.1"))

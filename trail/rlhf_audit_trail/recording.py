@@ -92,7 +92,7 @@ class AuditTrail:
         }
         self._disk: Disk = RealDisk() if disk is None else disk
         self._spool: Spool | None = None
-        self._is_warned = False
+        self._is_warned = self._has_raised = False
         self._failed_kinds: set[str] = set()
         self._leaves_run_id = False
         self._unrecorded = 0
@@ -131,7 +131,7 @@ class AuditTrail:
                 ),
                 claim=claims.take if self.world_size > 1 else None,
                 every_turn=RuntimeKeeper(self.directory, how["brokers"]).look if how["runtime"] else None,
-                leave=self.close,
+                leave=self._end,
             )
             self._spool.start(wait_s=10.0 if self.strict else 0.0)
         except Exception as error:  # noqa: BLE001 - the boundary to the training, which must not die of us
@@ -301,8 +301,8 @@ class AuditTrail:
         is_kept = spool.put(item)
         refusal = spool.refusal
         if self.strict and not (is_kept and refusal is None and not spool.counts.lost):
-            why = spool.error or refusal or dict(spool.counts.lost) or "the queue is full"
-            raise RecordingError(f"{item.kind.name} events were lost: {why}")
+            self._has_raised = True
+            raise RecordingError(f"{item.kind.name} events were lost: {self._why_lost()}")
         if not is_kept and not self._is_warned:
             self._is_warned = True
             how = "the queue is full; the ledger declares how many"
@@ -313,7 +313,17 @@ class AuditTrail:
         return self._spool is None or self._spool.flush(timeout_s)
 
     def close(self, reason: EndReason | None = None) -> None:
-        """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway."""
+        """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway.
+
+        Raises RecordingError if the trail is ``strict`` and events were lost, unless a call has raised that before.
+        """
+        is_first = self in _OPEN
+        self._end(reason)
+        if is_first and self.strict and not self._has_raised and (lost := self._lost):
+            raise RecordingError(f"{counted(lost, 'event')} of {self.producer} lost: {self._why_lost()}")
+
+    def _end(self, reason: EndReason | None = None) -> None:
+        """``close`` where nobody is left who could be stopped."""
         spool = self._spool
         is_first = self in _OPEN
         _OPEN.discard(self)
@@ -333,7 +343,10 @@ class AuditTrail:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close("finished" if kind is None else "failed")
+        if kind is None:
+            self.close("finished")
+        else:
+            self._end("failed")  # what went wrong in there is what has to be told
 
     def __reduce__(self) -> tuple[Callable[..., AuditTrail], tuple[Any, ...]]:
         """A copy in another process is a producer of its own there, of the same run and rank."""
@@ -358,9 +371,20 @@ class AuditTrail:
             raise RecordingError(f"the trail cannot be opened: {told(error)}") from error
         logger.error("nothing will be recorded: %s", told(error))
 
+    @property
+    def _lost(self) -> int:
+        """Events that are not in the spool, as far as is known; exact once it is closed."""
+        return self._unrecorded if self._spool is None else self._spool.unrecorded
+
+    def _why_lost(self) -> str:
+        spool = self._spool
+        if spool is None:
+            return "nothing could be opened"
+        return str(spool.error or dict(spool.counts.lost) or spool.refusal or "the queue is full")
+
     def _tell_losses(self) -> None:
         """A run that ends well must not look as if everything of it was recorded."""
-        lost = self._unrecorded if self._spool is None else self._spool.unrecorded
+        lost = self._lost
         if not lost:
             return
         is_declared = self._spool is not None and self._spool.is_declared
@@ -381,7 +405,7 @@ _OPEN: set[AuditTrail] = set()  # not weak: the end of a trail that its program 
 
 def _close_all() -> None:
     for trail in list(_OPEN):
-        trail.close()
+        trail._end()
 
 
 atexit.register(_close_all)

@@ -82,6 +82,7 @@ def write_page(path: Path, data: bytes) -> None:
     """Put the file in its place whole, or not at all."""
     beside = path.with_name(path.name + ".part")
     try:
+        beside.touch(mode=0o600)  # it names pseudonyms: who may read it is its owner's decision
         beside.write_bytes(data)
         beside.replace(path)
     except OSError as error:

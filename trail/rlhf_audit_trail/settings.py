@@ -232,14 +232,19 @@ KAFKA_KEYS: Final = tuple(name for name in KEYS if name in ("brokers", "topic_pr
 
 
 def load_settings(
-    directory: Path, *, flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    reads_file: bool = True,
 ) -> Settings:
     """Read flags, environment and the trail's file once, and validate everything.
 
-    A flag of None counts as not given. Raises ConfigError if a key is unknown
+    Without ``reads_file`` the trail's file is not believed, for whoever checks it. A flag of None counts as not
+    given. Raises ConfigError if a key is unknown
     or a value invalid, whichever source it stands in, even one that is overridden.
     """
-    written = _from_file(directory / CONFIG_FILE)
+    written = _from_file(directory / CONFIG_FILE) if reads_file else {}
     passed = _passed_through(directory, written.pop(_KAFKA_TABLE, {}))
     sources: list[tuple[Callable[[SettingKey], str], Mapping[str, object]]] = [
         (lambda key: f"flag {key.flag}", {k: v for k, v in (flags or {}).items() if v is not None}),
@@ -294,10 +299,11 @@ def add_setting_flags(parser: argparse.ArgumentParser, *names: str) -> None:
         )
 
 
-def settings_of(args: argparse.Namespace, directory: Path) -> Settings:
+def settings_of(args: argparse.Namespace, directory: Path, *, reads_file: bool = True) -> Settings:
     """The settings of one command call, its flags included."""
     given = vars(args)
-    return load_settings(directory, flags={name: given.get(f"setting_{name}") for name in KEYS})
+    flags = {name: given.get(f"setting_{name}") for name in KEYS}
+    return load_settings(directory, flags=flags, reads_file=reads_file)
 
 
 def _kafka_settings(

@@ -25,10 +25,11 @@ _STYLE = {
 
 def show(report: Report, out: TextIO) -> None:
     """Write the report; in colour only on a terminal."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=out, highlight=False, soft_wrap=True)
+    from rlhf_audit_trail.console import PeopleConsole
+
+    console = PeopleConsole(file=out, highlight=False, soft_wrap=True)
     for label, text, style in lines(report):
         line = Text(f"{label:<{_WIDTH - 1}} ", style="bold" if label else "")
         line.append(text, style=style)

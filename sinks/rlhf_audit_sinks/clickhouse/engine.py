@@ -14,6 +14,7 @@ Nothing is imported from chdb or clickhouse_connect before something is opened.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -25,8 +26,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_audit_schemas.errors import AuditTrailError, CouldNotCheckError, TransportError
-from rlhf_audit_stores.durable import is_locked
+from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, TransportError
+from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.durable import is_locked, make_folders_durably
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -73,7 +75,7 @@ class EmbeddedEngine:
         self.folder = trail / FOLDER
         self.data = self.folder / "data"
         for folder in (self.folder, self.data, self.folder / "tmp"):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folders_durably(RealDisk(), folder)
         self._fd = _lock(self.folder / "lock", wait_s, should_stop)
         sweep(self.folder / "tmp")
         # The client library asks for temporary files by this name; the whole process is ours when this runs.
@@ -145,7 +147,12 @@ def is_open_somewhere(trail: Path) -> bool:
 
 
 def _lock(path: Path, wait_s: float, should_stop: Callable[[], bool]) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        raise ConfigError(f"{path.parent} cannot be written to, and SQL needs that: ask a copy of the trail") from error
     deadline = time.monotonic() + wait_s
     while True:
         with suppress(BlockingIOError):

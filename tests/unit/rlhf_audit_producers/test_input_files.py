@@ -87,6 +87,19 @@ def test_a_flipped_bit_in_gzip_data_is_damage(tmp_path: Path) -> None:
         contents(path)
 
 
+@pytest.mark.parametrize("lines", [50, 300_000])
+def test_a_wrong_checksum_loses_nothing_that_was_packed(tmp_path: Path, lines: int) -> None:
+    path = tmp_path / "rows.gz"
+    text = b"".join(b"line %d\n" % number for number in range(lines))
+    packed = bytearray(gzip.compress(text))
+    packed[-6] ^= 1
+    path.write_bytes(packed)
+    found: list[bytes] = []
+    with InputFile(path) as source, pytest.raises(DamagedInputError):
+        found.extend(source.blocks())
+    assert b"".join(found) == text
+
+
 @pytest.mark.parametrize("change", [b"one\ntwo\nthree\n", b"ONE\n"])
 def test_a_file_that_changes_between_the_readings_is_noticed(tmp_path: Path, change: bytes) -> None:
     path = tmp_path / "rows"

@@ -30,7 +30,9 @@ def test_every_key_is_made_for_its_owner_alone_whatever_the_umask(tmp_path: Path
         create_keys(tmp_path / "keys")
     finally:
         os.umask(before)
-    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == sorted(f"{name}.key" for name in NAMES)
+    assert sorted(path.name for path in (tmp_path / "keys").iterdir()) == sorted(
+        [*(f"{name}.key" for name in NAMES), "secrets.check"]
+    )
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").iterdir()} == {0o600}
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
 
@@ -166,3 +168,27 @@ def test_a_public_key_given_as_a_vault_key_is_called_the_wrong_file_and_not_to_b
         load_secret(path)
     assert "chmod" not in str(caught.value)
     assert "something" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["routing", "quarantine", "vault"])
+def test_a_secret_that_is_not_the_one_of_this_trail_is_refused_before_anything_is_sealed_with_it(
+    folder: Path, name: str
+) -> None:
+    path = folder / f"{name}.key"
+    line = path.read_text()
+    path.write_text(("0" if line[0] != "0" else "1") + line[1:])
+    with pytest.raises(ConfigError, match=f"{name}.key is not the key that this trail was begun with"):
+        load_keys(folder)
+    path.write_text(line)
+    load_keys(folder)
+    (folder / "secrets.check").unlink()  # a trail of an older version
+    load_keys(folder)
+
+
+def test_two_exchanged_secrets_are_noticed(folder: Path) -> None:
+    vault, routing = folder / "vault.key", folder / "routing.key"
+    lines = vault.read_text(), routing.read_text()
+    vault.write_text(lines[1])
+    routing.write_text(lines[0])
+    with pytest.raises(ConfigError, match="put the right file back"):
+        load_keys(folder)

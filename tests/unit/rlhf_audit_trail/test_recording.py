@@ -398,6 +398,25 @@ def test_a_strict_trail_stops_the_training_when_events_are_lost(tmp_path: Path) 
     trail.close()
 
 
+def test_a_strict_trail_tells_what_its_last_call_lost(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RecordingError, match="1 event of run/0 lost"),
+        AuditTrail(tmp_path, "run", runtime=False, strict=True) as trail,
+    ):
+        trail.log_annotations(rewards=["no number"])  # type: ignore[list-item]  # wrong on purpose
+    trail.close()
+
+
+def test_a_strict_trail_hides_no_other_error_behind_its_losses(tmp_path: Path) -> None:
+    def train() -> None:
+        with AuditTrail(tmp_path, "run", runtime=False, strict=True) as trail:
+            trail.log_annotations(rewards=["no number"])  # type: ignore[list-item]  # wrong on purpose
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+
+
 def test_a_closed_trail_says_that_it_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trail = AuditTrail(tmp_path, "run", runtime=False)
     trail.close()

@@ -40,9 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from rlhf_audit_schemas.errors import ConfigError
+    from rlhf_audit_trail.console import PeopleConsole
     from rlhf_audit_trail.demo import cluster_chapters, feedback_story, training_story
     from rlhf_audit_trail.demo.inputs import check_flags, inputs_of
     from rlhf_audit_trail.demo.stage import Stage, make_anew
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     on_kafka = args.kafka or args.brokers is not None
     if on_kafka:
         cluster_chapters.check(args.brokers)
-    console = Console(highlight=False, soft_wrap=True)
+    console = PeopleConsole(highlight=False, soft_wrap=True)
     make_anew(args.out)
     inputs = inputs_of(args, args.out)
     quiet = ["--progress", args.setting_progress] if args.setting_progress else []

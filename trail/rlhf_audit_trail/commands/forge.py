@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_audit_stores.disk import RealDisk
+from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"the trail itself does not verify (exit {honest.exit_code}): nothing to show", file=sys.stderr)
         return honest.exit_code
     if args.out is not None:
-        args.out.mkdir(parents=True)
+        make_folders_durably(RealDisk(), args.out)  # copies hold what the trail holds
         return _forge_all(trail, args.out, keys, is_kept=True)
     with tempfile.TemporaryDirectory(prefix="rlhf-audit-forge-") as folder:
         return _forge_all(trail, Path(folder), keys, is_kept=False)
@@ -125,13 +127,14 @@ def _verify(trail: Path, copy: Path, *, expect: bool) -> Report:
 
 
 def _table(rows: list[Row]) -> int:
-    from rich.console import Console
     from rich.table import Table
+
+    from rlhf_audit_trail.console import PeopleConsole
 
     table = Table("forgery", "verifier", "should exit", "exits", "", box=None, pad_edge=False)
     for row in rows:
         is_right = row.found == row.expected
         verdict = "[green]as it should[/green]" if is_right else "[bold red]WRONG[/bold red]"
         table.add_row(row.name, row.verifier, str(row.expected), str(row.found), verdict)
-    Console(highlight=False, soft_wrap=True).print(table)
+    PeopleConsole(highlight=False, soft_wrap=True).print(table)
     return 0 if rows and all(row.found == row.expected for row in rows) else 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -189,7 +190,9 @@ def _ingest(args: argparse.Namespace, base: Mapping, settings: Settings) -> int:
         print(f"key    {key}")
         kept = args.out / "objects" / "global" / "checkpoint"
         print(f"keep the key line and a copy of {kept} elsewhere, then check:")
-        print(f"  rlhf-audit verify {args.out} --key KEPT-KEY-FILE --expect KEPT-CHECKPOINT-FILE")
+        vault = [] if settings.origins["vault_dir"] == "default" else ["--vault", str(settings.vault_dir)]
+        command = shlex.join(["rlhf-audit", "verify", str(args.out), *vault])
+        print(f"  {command} --key KEPT-KEY-FILE --expect KEPT-CHECKPOINT-FILE")
     if signals:
         _say("interrupted: what was read is sealed; the same command goes on")
         return _INTERRUPTED

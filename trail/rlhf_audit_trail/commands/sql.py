@@ -10,8 +10,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, settings_of
+
+if TYPE_CHECKING:
+    from rlhf_audit_trail.places import StoredTrail
+    from rlhf_audit_trail.query_ask import Asker
 
 HELP = "ask a trail in SQL (ClickHouse), while a run still trains or afterwards"
 EXAMPLES = """\
@@ -52,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("the query is empty")
     settings = settings_of(args, args.directory)
     limits = Limits(max_threads=2, max_execution_time_s=args.max_seconds)
-    with asker_of(StoredTrail.of(args.directory, settings), say=_say, limits=limits) as asker:
+    trail = StoredTrail.of(args.directory, settings)
+    with asker_of(trail, say=_say, limits=limits) as asker:
+        _tell_lag(trail, asker)
         try:
             found = asker.ask(query, args.format) if args.format else ask_rows(asker, query)
         except QueryRefusedError as error:
@@ -73,6 +80,20 @@ def run(args: argparse.Namespace) -> int:
             print(line)
         print(f"{len(found.rows):,} row{'' if len(found.rows) == 1 else 's'}", file=sys.stderr)
     return 0
+
+
+def _tell_lag(trail: StoredTrail, asker: Asker) -> None:
+    """A copy that still catches up answers for a part of the trail: who asked has to know."""
+    from rlhf_audit_schemas.errors import AuditTrailError
+    from rlhf_audit_trail.counting import counted
+    from rlhf_audit_trail.trail_reading import windows_behind
+
+    try:
+        behind = windows_behind(trail, asker)
+    except (AuditTrailError, OSError):  # only an aside
+        return
+    if behind:
+        _say(f"not all is in this answer: the query copy is {counted(behind, 'window')} behind the evidence")
 
 
 def _say(text: str) -> None:

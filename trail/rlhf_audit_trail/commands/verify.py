@@ -27,6 +27,7 @@ rlhf-audit verify ./copy --vault-key vault.key --require complete,payload,fresh=
 rlhf-audit verify ./my-trail --log-only --json                     leaves payloads out on purpose
 rlhf-audit verify ./keys-and-no-more --objects-url s3://audit/trail --vault-url s3://vault/trail --key kept.vkey
 
+the config.toml in DIR is not read: say where things lie by flags or the environment
 DIR is a trail, or a folder that is or holds objects/ (and perhaps vault/)
 the last checkpoint that was accepted is remembered for each ledger and must be extended the next time:
   in $RLHF_AUDIT_STATE, else $XDG_STATE_HOME/rlhf-audit, else ~/.local/state/rlhf-audit
@@ -51,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rlhf_audit_trail.verify_text import as_json, show
 
-    report = check(args, settings_of(args, Path(os.devnull)))  # the trail's own config.toml is part of what is judged
+    # The trail's own config.toml is part of what is judged.
+    report = check(args, settings_of(args, args.directory, reads_file=False))
     if args.json:
         print(json.dumps(as_json(report), indent=2))
     else:
