@@ -32,7 +32,7 @@ def once(call: Callable[..., Any], marker: Path) -> Callable[..., Any]:
 def run(where: str, marker: Path, words: list[str]) -> int:
     owner: Any
     owner, name = {
-        "agent": (owned.OwnedPartition, "deliver"),
+        "agent": (owned.Inbox, "put"),
         "loop": (SealLoop, "run"),
         "send": (links.Links, "send"),
     }[where]
