@@ -19,6 +19,7 @@ A record that contradicts what is stored, or a window that does, is written to
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -54,6 +55,7 @@ _POLL_S, _ASK_S = 0.2, 5.0
 _PLACE_SILENCE_S, _LONGEST_PLACE_PAUSE_S = 5.0, 20.0  # the others wait while one is asked for: not long, and not often
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _OTHERS_SHARE = 4  # of the time that asking in vain takes
+_LEAVE_S = 15.0
 _SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
 
 Key = tuple[str, int]  # topic and partition
@@ -130,8 +132,16 @@ class WindowFollower:
                 self._health.alive()
                 self._turn()
         finally:
-            self._consumer.close()
+            self._leave_group()
             self._store.close()
+
+    def _leave_group(self) -> None:
+        """Within a bound: everything stored is committed or will be compared, and the session ends by itself."""
+        leaving = threading.Thread(target=self._consumer.close, name="leave-group", daemon=True)
+        leaving.start()
+        leaving.join(_LEAVE_S)
+        if leaving.is_alive():
+            logger.warning("the group was not left in order within %.0f s", _LEAVE_S)
 
     def _turn(self) -> None:
         """One step; a store or broker that does not answer is tried again later, anything else is raised."""

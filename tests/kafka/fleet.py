@@ -36,7 +36,12 @@ class Fleet:
 
     def __init__(self, logs: Path, environment: Mapping[str, str] = {}) -> None:
         self._logs = logs
-        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONFAULTHANDLER": "1",  # ``stop`` asks who does not end what it is doing
+            **environment,
+        }
         self._members: dict[str, Member] = {}
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -79,7 +84,8 @@ class Fleet:
                 member.process.send_signal(number)
 
     def stop(self, name: str, timeout_s: float = 60.0) -> int:
-        """SIGTERM for good; its exit status. Killed after ``timeout_s``, which is -9."""
+        """SIGTERM for good; its exit status. After ``timeout_s`` it is ended where it stands, which is -6: its words
+        then end with what each of its threads was doing."""
         with self._lock:
             member = self._members[name]
             member.is_wanted = False
@@ -91,7 +97,7 @@ class Fleet:
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(signal.SIGABRT)
             return process.wait()
 
     def wait(self, name: str, timeout_s: float) -> int:

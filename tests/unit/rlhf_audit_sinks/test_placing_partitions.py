@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,21 @@ class Consumer:
         if self._well not in self._paused:
             self.fetching_s += timeout
         return []
+
+
+def test_a_group_that_cannot_be_left_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    closed: list[str] = []
+    store: Any = SimpleNamespace(name="objects", close=lambda: closed.append("store"))
+    follower = WindowFollower(
+        KafkaSettings("127.0.0.1:9"), [], store, quarantine_key=b"", health=WorkerHealth("sink"), alarms=tmp_path
+    )
+    consumer = SimpleNamespace(subscribe=lambda *_, **__: None, close=release.wait)
+    monkeypatch.setattr(module, "Consumer", lambda config: consumer)
+    monkeypatch.setattr(module, "_LEAVE_S", 0.05)
+    follower.run(lambda: True)
+    assert closed == ["store"]
+    release.set()
 
 
 @pytest.mark.parametrize("gone", [1, 4, 12])
