@@ -4,7 +4,8 @@
 and never overwritten: a sink that is started again and finds the same writes
 nothing new, and one that finds something else at the same place writes another
 (``<what>`` is a digest of the kind and of the message that was read, or of what
-is said where there was none, and then the offset may be -1). It names places and digests and holds no payload.
+is said where there was none, and then the offset may be -1). It names places
+and digests and holds no payload.
 """
 
 from __future__ import annotations

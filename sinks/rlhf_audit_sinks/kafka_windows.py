@@ -21,9 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -34,11 +32,11 @@ from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError,
 from rlhf_audit_sinks.alarms import Alarm, write_alarm
 from rlhf_audit_sinks.sealed_windows import (
     SealedGapError,
-    Window,
     WindowAssembler,
     check_stored,
 )
 from rlhf_audit_sinks.sink_group import SESSION_TIMEOUT_S, group_config
+from rlhf_audit_sinks.topic_feed import FIRST_PAUSE_S, Feed, GrowingPause
 from rlhf_audit_sinks.topic_position import locate
 from rlhf_audit_sinks.window_stores import PlacingStoppedError, PositionMovedError, WindowStore
 from rlhf_audit_stores.health import WorkerHealth
@@ -52,34 +50,13 @@ logger = logging.getLogger(__name__)
 
 _FETCH = 64  # messages taken at a time: at most as many wait here while the store is down
 _POLL_S, _ASK_S = 0.2, 5.0
-_PLACE_SILENCE_S, _LONGEST_PLACE_PAUSE_S = 5.0, 20.0  # the others wait while one is asked for: not long, and not often
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
+_PLACE_SILENCE_S = 5.0  # the others wait while one is asked for
+_LONGEST_PAUSE_S = 5.0
 _OTHERS_SHARE = 4  # of the time that asking in vain takes
 _LEAVE_S = 15.0
 _SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
 
 Key = tuple[str, int]  # topic and partition
-
-
-@dataclass(slots=True)
-class _Feed:
-    """One assigned partition. ``assembler`` is None until it is placed; ``waiting`` is closed and not stored yet.
-
-    ``next_offset`` and ``stored_offset`` are those of the topic. ``gap_at`` is the source offset whose record was
-    missing once; the partition is then read ``is_from_the_start``. ``pause_s`` is above 0 while its brokers do not
-    answer: placed again at ``place_at``.
-    """
-
-    settings: PartitionSettings
-    assembler: WindowAssembler | None = None
-    waiting: Window | None = None
-    next_offset: int = 0
-    stored_offset: int = 0
-    gap_at: int | None = None
-    is_from_the_start: bool = False
-    place_at: float = 0.0
-    pause_s: float = 0.0
-    backlog: deque[Message] = field(default_factory=deque)
 
 
 class WindowFollower:
@@ -107,11 +84,10 @@ class WindowFollower:
         self._alarms = alarms
         self._session_s = session_s
         self._group = group_name(kafka.topic_prefix, f"sink.{store.name}")
-        self._feeds: dict[Key, _Feed] = {}
+        self._feeds: dict[Key, Feed] = {}
         self._watch = ErrorWatch()
         self._config = {**group_config(kafka, self._group, instance, session_s), "error_cb": self._watch}
-        self._retry_at = 0.0
-        self._pause_s = 0.0  # above 0 while the store is down
+        self._pause = GrowingPause(_LONGEST_PAUSE_S)  # on while the store is down
         self._active_at = time.monotonic()
         self._placings = 0  # counts how often all positions were thrown away
         self._ask_again_at = 0.0  # not before this for a partition whose brokers did not answer
@@ -145,17 +121,17 @@ class WindowFollower:
 
     def _turn(self) -> None:
         """One step; a store or broker that does not answer is tried again later, anything else is raised."""
-        if self._pause_s and time.monotonic() < self._retry_at:
-            self._serve(min(_POLL_S, self._retry_at - time.monotonic()))
+        if self._pause.is_on and (left_s := self._pause.until - time.monotonic()) > 0:
+            self._serve(min(_POLL_S, left_s))
             return
         try:
             worked = self._place_one() or self._take_waiting()
         except (AuditTrailError, OSError) as error:
             if not (isinstance(error, OSError) or error.retriable):
                 raise
-            self._pause(error)
+            self._begin_pause(error)
             return
-        if self._pause_s:
+        if self._pause.is_on:
             self._go_on()
         if not worked:
             self._serve(_POLL_S)
@@ -172,7 +148,7 @@ class WindowFollower:
             settings = self._settings.get(key)
             if settings is None:
                 raise ConfigError(f"{key[0]}[{key[1]}]: the genesis names no such partition: check the topics")
-            self._feeds[key] = _Feed(settings)
+            self._feeds[key] = Feed(settings)
         if fresh:
             logger.info("assigned: %s", ", ".join(f"{each.topic}[{each.partition}]" for each in fresh))
 
@@ -208,7 +184,7 @@ class WindowFollower:
         """Whether we did nothing for so long that somebody else may hold our partitions without our knowing."""
         return time.monotonic() - self._active_at > self._session_s
 
-    def _heed(self, error: KafkaError, feed: _Feed | None) -> None:
+    def _heed(self, error: KafkaError, feed: Feed | None) -> None:
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) and feed is not None:
             self._place_again(feed)
         elif error.fatal() or is_refusal(error):
@@ -221,23 +197,22 @@ class WindowFollower:
     def _place_one(self) -> bool:
         """Place the next partition whose turn it is; returns whether there was one."""
         unplaced = [(key, feed) for key, feed in self._feeds.items() if feed.assembler is None]
-        for key, feed in sorted(unplaced, key=lambda one: (one[1].pause_s > 0, one[1].place_at)):
+        for key, feed in sorted(unplaced, key=lambda one: (one[1].pause.is_on, one[1].pause.until)):
             now = time.monotonic()
-            if not feed.pause_s or (now >= feed.place_at and now >= self._ask_again_at):
+            if not feed.pause.is_on or (now >= feed.pause.until and now >= self._ask_again_at):
                 self._place(key, feed)
-                return feed.pause_s == 0.0
+                return not feed.pause.is_on
         return False
 
-    def _wait_alone(self, key: Key, feed: _Feed, error: BrokerError, took_s: float) -> None:
+    def _wait_alone(self, key: Key, feed: Feed, error: BrokerError, took_s: float) -> None:
         """Place this one later; most of the time until then belongs to the others, however many wait like this."""
-        if not feed.pause_s:
+        if not feed.pause.is_on:
             logger.warning("%s[%d] waits for its brokers, the others go on: %s", *key, error)
-        feed.pause_s = min(max(2 * feed.pause_s, _FIRST_PAUSE_S), _LONGEST_PLACE_PAUSE_S)
         self._active_at = now = time.monotonic()  # brokers that do not answer are no silence of ours
-        feed.place_at = now + feed.pause_s
-        self._ask_again_at = now + max(_FIRST_PAUSE_S, _OTHERS_SHARE * took_s)
+        feed.pause.begin(now)
+        self._ask_again_at = now + max(FIRST_PAUSE_S, _OTHERS_SHARE * took_s)
 
-    def _place(self, key: Key, feed: _Feed) -> None:
+    def _place(self, key: Key, feed: Feed) -> None:
         """Ask the store where it is and go there, serving the group meanwhile."""
         placings, began = self._placings, time.monotonic()
 
@@ -256,7 +231,8 @@ class WindowFollower:
                 self._seek(key, offset)
                 feed.assembler = WindowAssembler(feed.settings, self._quarantine_key, state)
                 feed.waiting, feed.next_offset, feed.stored_offset = None, offset, offset
-                feed.is_from_the_start, feed.pause_s = False, 0.0
+                feed.is_from_the_start = False
+                feed.pause.end()
                 window = 0 if state is None else state.window_id
                 logger.info("%s[%d]: window %d from topic offset %d", *key, window, offset)
         except PlacingStoppedError as error:
@@ -270,7 +246,7 @@ class WindowFollower:
         finally:
             self._resume()
 
-    def _locate(self, key: Key, state: SealState | None, feed: _Feed, keep_on: Callable[[], bool]) -> int:
+    def _locate(self, key: Key, state: SealState | None, feed: Feed, keep_on: Callable[[], bool]) -> int:
         if state is None or feed.is_from_the_start:
             try:
                 return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ASK_S)[0])
@@ -295,7 +271,7 @@ class WindowFollower:
                 time.sleep(_SEEK_PAUSE_S)
         raise BrokerError(f"{key[0]}[{key[1]}]: cannot go to offset {offset}: {last.args[0].str()}")
 
-    def _place_again(self, feed: _Feed) -> None:
+    def _place_again(self, feed: Feed) -> None:
         feed.assembler, feed.waiting = None, None
         feed.backlog.clear()
 
@@ -323,7 +299,7 @@ class WindowFollower:
                     break
         return worked
 
-    def _take(self, key: Key, feed: _Feed, message: Message) -> None:
+    def _take(self, key: Key, feed: Feed, message: Message) -> None:
         value, offset = message.value(), message.offset()
         assembler = feed.assembler
         if assembler is None or offset is None:
@@ -346,7 +322,7 @@ class WindowFollower:
         else:
             self._health.sink_duplicates.labels(self._store.name).inc()
 
-    def _go_back(self, feed: _Feed, error: SealedGapError) -> None:
+    def _go_back(self, feed: Feed, error: SealedGapError) -> None:
         """A record is missing here: it may stand before where we began to read. The second time it is gone."""
         if feed.gap_at == error.expected:
             self._health.ready(False, "sealed records are missing in the topic")
@@ -355,7 +331,7 @@ class WindowFollower:
         feed.gap_at, feed.is_from_the_start = error.expected, True
         self._place_again(feed)
 
-    def _store_window(self, key: Key, feed: _Feed) -> bool:
+    def _store_window(self, key: Key, feed: Feed) -> bool:
         """Store the waiting window and commit. Returns False if the partition has to be placed again first."""
         window = feed.waiting
         if window is None or self._was_silent():
@@ -392,31 +368,30 @@ class WindowFollower:
 
     # Pauses.
 
-    def _pause(self, error: Exception) -> None:
+    def _begin_pause(self, error: Exception) -> None:
         """Store or brokers do not answer: nothing is read until they do, a little later each time."""
-        if not self._pause_s:
+        if not self._pause.is_on:
             logger.warning("paused: %s", error)
         self._consumer.pause([TopicPartition(*key) for key in self._feeds])
         self._health.sink_paused.labels(self._store.name).set(0 if isinstance(error, BrokerError) else 1)
         self._health.ready(False, f"paused: {type(error).__name__}")
-        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-        self._retry_at = time.monotonic() + self._pause_s
+        self._pause.begin(time.monotonic())
 
     def _go_on(self) -> None:
         logger.info("goes on")
-        self._pause_s = 0.0
+        self._pause.end()
         self._health.sink_paused.labels(self._store.name).set(0)
         self._resume()
 
     def _resume(self) -> None:
-        if not self._pause_s:
+        if not self._pause.is_on:
             placed = [TopicPartition(*key) for key, feed in self._feeds.items() if feed.assembler is not None]
             self._consumer.resume(placed)
 
     def _report(self) -> None:
-        alone = next((key for key, feed in self._feeds.items() if feed.pause_s), None)
+        alone = next((key for key, feed in self._feeds.items() if feed.pause.is_on), None)
         why = "no partition assigned" if alone is None else f"{alone[0]}[{alone[1]}]: its brokers do not answer"
-        self._health.ready(bool(self._feeds) and alone is None and not self._pause_s, why)
+        self._health.ready(bool(self._feeds) and alone is None and not self._pause.is_on, why)
         for key, feed in self._feeds.items():
             try:
                 _, high = self._consumer.get_watermark_offsets(TopicPartition(*key), cached=True)
@@ -424,7 +399,7 @@ class WindowFollower:
                 continue
             self._health.sink_lag_messages.labels(*self._labels(feed)).set(max(0, high - feed.stored_offset))
 
-    def _labels(self, feed: _Feed) -> tuple[str, str, str]:
+    def _labels(self, feed: Feed) -> tuple[str, str, str]:
         return self._store.name, feed.settings.stream.stream, str(feed.settings.partition)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 from rlhf_audit_producers.run_identity import RunIdentity, identify
@@ -15,6 +16,7 @@ from rlhf_audit_producers.spool import RecordingError
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
 from rlhf_audit_stores.disk import Disk
 from rlhf_audit_stores.durable import make_folders_durably
+from rlhf_audit_stores.filesystem import advice, network_file_system
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,17 @@ def identified(
             raise RecordingError(f"the trail cannot be opened: {told(error)}") from error
         logger.warning("the folder of the trail cannot be written: %s", told(error))
         return identify(spool, None, run_id=run_id, rank=rank, world_size=world_size)
+
+
+def warn_of_network(spool: Path, *, strict: bool) -> None:
+    """Say what to do if the spool lies where locks may not hold. Raises RecordingError if ``strict``."""
+    kind = network_file_system(spool)
+    if kind is None:
+        return
+    text = advice(spool, kind)
+    if strict:
+        raise RecordingError(text)
+    warnings.warn(text, stacklevel=4)
 
 
 def told(error: Exception) -> str:

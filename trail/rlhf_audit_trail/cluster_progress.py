@@ -17,12 +17,10 @@ from rlhf_audit_stores.kafka.tail import PartitionTail
 from rlhf_audit_stores.kafka.topics import sealed_topic, source_topic
 from rlhf_audit_stores.kafka.wire import strip_header
 from rlhf_audit_stores.objects import ObjectStore
-from rlhf_audit_trail.places import StoredTrail
+from rlhf_audit_trail.trail_state import Place, stored_windows
 
 _PIECE = 64  # records read at a time from the end; duplicates of a worker that was replaced are at most as many
 _SILENT = ("control", "ignored")  # such a message opens no window
-
-Place = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +72,3 @@ def sealed_up_to(kafka: KafkaSettings, place: Place) -> Sealed:
                 is_open = is_open or header.outcome not in _SILENT
             end = begin
         return Sealed(next_offset, None, is_open)
-
-
-def stored_windows(objects: ObjectStore, place: Place) -> int:
-    """How many windows of a partition are stored."""
-    from rlhf_audit_trail.trail_state import stored_partition
-
-    state = stored_partition(objects, *place)
-    return 0 if state is None else state.windows
-
-
-def all_stored(trail: StoredTrail) -> dict[Place, int]:
-    """Windows among the objects of every partition that has some."""
-    places = [(stream, number) for stream, count in trail.partition_counts().items() for number in range(count)]
-    return {place: windows for place in places if (windows := stored_windows(trail.objects, place))}

@@ -34,6 +34,7 @@ from rlhf_audit_trail import cluster_progress
 from rlhf_audit_trail.runtime_start import python_path
 from rlhf_audit_trail.sealing import FIRST_PAUSE_S, LONGEST_PAUSE_S
 from rlhf_audit_trail.tied_process import TiedProcess
+from rlhf_audit_trail.trail_state import Place
 
 if TYPE_CHECKING:
     from rlhf_audit_trail.settings import Settings
@@ -133,7 +134,7 @@ class ClusterWorkers:
         from rlhf_audit_trail.places import StoredTrail
 
         trail = StoredTrail.of(self.directory)
-        places = [(stream, n) for stream, count in trail.partition_counts().items() for n in range(count)]
+        places = trail.partitions()
         kafka, spool = self._kafka, self.directory / "spool"
         say("the shipper sends the rest")
         self._until("shipped", lambda left: [("spool", 0)] if spools_have_work(RealDisk(), spool) else [], [])
@@ -149,31 +150,29 @@ class ClusterWorkers:
         say("the sequencer publishes the rest")
         self._stop("sequence")
 
-    def _uncopied(self) -> list[cluster_progress.Place]:
+    def _uncopied(self) -> list[Place]:
         """Partitions that the engine beside this one lacks windows of; one that does not answer lags, and is asked."""
         from rlhf_audit_schemas.errors import AuditTrailError
         from rlhf_audit_trail.places import StoredTrail
-        from rlhf_audit_trail.query_ask import live_asker, rows_of
+        from rlhf_audit_trail.query_ask import live_asker
+        from rlhf_audit_trail.trail_state import missing_windows
 
         try:
             asker = live_asker(self.directory)
             if asker is None:
                 return [("clickhouse", 0)]
             try:
-                rows = rows_of(asker, "SELECT stream, partition, max(window) + 1 AS n FROM audit.windows GROUP BY ALL")
+                return list(missing_windows(StoredTrail.of(self.directory), asker))
             finally:
                 asker.close()
         except AuditTrailError:
             return [("clickhouse", 0)]
-        have = {(str(row["stream"]), int(row["partition"])): int(row["n"]) for row in rows}
-        stored = cluster_progress.all_stored(StoredTrail.of(self.directory))
-        return [place for place, windows in stored.items() if have.get(place, 0) < windows]
 
     def _until(
         self,
         what: str,
-        left_of: Callable[[list[cluster_progress.Place]], list[cluster_progress.Place]],
-        left: list[cluster_progress.Place],
+        left_of: Callable[[list[Place]], list[Place]],
+        left: list[Place],
     ) -> None:
         """Until ``left_of`` has nothing left; it is asked only for what it left last time."""
         deadline = time.monotonic() + STEP_S

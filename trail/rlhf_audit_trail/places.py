@@ -14,7 +14,7 @@ from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_schemas.errors import CouldNotCheckError
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.durable import FolderLock, make_folders_durably
-from rlhf_audit_stores.keys import create_keys, load_keys, load_secret, write_public_keys
+from rlhf_audit_stores.keys import create_keys, load_keys, load_secret, read_private_text, write_public_keys
 from rlhf_audit_stores.objects import ObjectStore, open_store
 from rlhf_audit_trail.founding import Ledger, existing_ledger, found, new_genesis
 from rlhf_audit_trail.settings import Settings, load_settings
@@ -54,6 +54,10 @@ class StoredTrail:
             raise CouldNotCheckError(f"{self.directory} holds no ledger")
         return need_ledger(self.directory, self.objects).genesis.partition_counts
 
+    def partitions(self) -> list[tuple[str, int]]:
+        """Every partition that the genesis names. Raises CouldNotCheckError if there is no ledger."""
+        return [(stream, number) for stream, count in self.partition_counts().items() for number in range(count)]
+
     def holds_ledger(self) -> bool:
         """Whether a ledger was founded there."""
         return self.objects.exists(f"{GLOBAL_PREFIX}/checkpoint")
@@ -83,6 +87,12 @@ def evidence_of(
         object_store=open_objects(directory, settings) if settings.objects_url else None,
         vault_store=open_vault(settings) if settings.vault_url else None,
     )
+
+
+def clickhouse_password(directory: Path, settings: Settings) -> str:
+    """For the server that the settings name; empty if they name no file. Raises ConfigError if it cannot be used."""
+    file = settings.clickhouse_password_file
+    return read_private_text(directory / file) if file else ""
 
 
 def found_in_store(directory: Path, objects: ObjectStore, settings: Settings) -> Ledger:

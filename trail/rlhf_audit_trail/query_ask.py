@@ -24,9 +24,8 @@ from urllib.parse import urlencode
 
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, TransportError
 from rlhf_audit_sinks.clickhouse.columns import DATABASE
-from rlhf_audit_stores.keys import read_private_text
 from rlhf_audit_trail.counting import counted
-from rlhf_audit_trail.places import StoredTrail
+from rlhf_audit_trail.places import StoredTrail, clickhouse_password
 from rlhf_audit_trail.query_engine import Answer, Limits, QueryError, ReadConnection
 from rlhf_audit_trail.query_server import USER, Address, read_address
 from rlhf_audit_trail.settings import Settings
@@ -157,9 +156,6 @@ class ServerAsker(HttpAsker):
 
     def __init__(self, directory: Path, settings: Settings, limits: Limits) -> None:
         """Raises ConfigError if the file with the password cannot be used."""
-        password = ""
-        if settings.clickhouse_password_file:
-            password = read_private_text(directory / settings.clickhouse_password_file)
         is_secure = settings.clickhouse_secure == "on"
         host, port = settings.clickhouse_host, settings.clickhouse_port or (8443 if is_secure else 8123)
         kind = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
@@ -168,7 +164,7 @@ class ServerAsker(HttpAsker):
             kind(host, port, timeout=limits.max_execution_time_s + _TIMEOUT_S),
             f"server {host}:{port}",
             settings.clickhouse_user,
-            password,
+            clickhouse_password(directory, settings),
             {**keys, "database": DATABASE},
         )
 

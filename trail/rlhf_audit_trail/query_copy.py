@@ -37,19 +37,13 @@ class Evidence:
     @classmethod
     def of(cls, trail: StoredTrail) -> Evidence:
         """Raises CouldNotCheckError if there is no ledger, ConfigError if the vault's key is not there."""
-        counts = trail.partition_counts()
+        places = trail.partitions()
         path = trail.directory / "keys" / "vault.key"
         try:
             key = bytes(load_secret(path))
         except FileNotFoundError as error:
             raise ConfigError(f"{path} is not there: the payloads cannot be read") from error
-        return cls(
-            tuple(
-                StoredWindows(trail.objects, trail.vault, key, stream, number)
-                for stream, count in counts.items()
-                for number in range(count)
-            )
-        )
+        return cls(tuple(StoredWindows(trail.objects, trail.vault, key, stream, number) for stream, number in places))
 
 
 def catch_up(

@@ -20,9 +20,7 @@ import atexit
 import logging
 import os
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence, Sized
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -35,13 +33,12 @@ from rlhf_audit_producers.spool_writer import SpoolSettings
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
 from rlhf_audit_schemas.kinds import KINDS, Kind
 from rlhf_audit_stores.disk import Disk, RealDisk
-from rlhf_audit_stores.filesystem import advice, network_file_system
 from rlhf_audit_trail import __version__, runtime_start
-from rlhf_audit_trail._opening import absolute, identified, told
+from rlhf_audit_trail._opening import absolute, identified, told, warn_of_network
 from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
-from rlhf_audit_trail.rows import RowsEncoder, annotation_rows, completed, held_bytes, rollout_rows
+from rlhf_audit_trail.rows import RowsEncoder, annotation_rows, completed, first_length, held_bytes, rollout_rows
 from rlhf_audit_trail.runtime_start import RuntimeKeeper
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, load_settings
 
@@ -114,7 +111,7 @@ class AuditTrail:
     def _open(self, settings: Settings) -> None:
         how = self._how
         try:
-            self._warn_of_network()
+            warn_of_network(self.directory / "spool", strict=self.strict)
             facts = ledger_facts(self.directory, settings, self._disk)
             claims = Claims(self.directory / "spool", self.run_id, self.rank)
             self._spool = Spool(
@@ -229,7 +226,7 @@ class AuditTrail:
             )
             self._submit_rows(kind, rows, all_ranks)
 
-        self._guarded(kind, _first_length(rewards, chosen, labels, rankings, responses), submit)
+        self._guarded(kind, first_length(rewards, chosen, labels, rankings, responses), submit)
 
     def log_rollouts(
         self,
@@ -251,7 +248,7 @@ class AuditTrail:
             rows = rollout_rows(prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids)
             self._submit_rows(kind, rows, all_ranks)
 
-        self._guarded(kind, _first_length(completions, prompts), submit)
+        self._guarded(kind, first_length(completions, prompts), submit)
 
     def declare_lost(self, kind: str, count: int) -> None:
         """Say in the ledger that ``count`` events could not be made; a strict trail refuses what follows."""
@@ -352,15 +349,6 @@ class AuditTrail:
         """A copy in another process is a producer of its own there, of the same run and rank."""
         return _reopen, (self.directory, self.run_id, self.rank, self.world_size, self._how)
 
-    def _warn_of_network(self) -> None:
-        kind = network_file_system(self.directory / "spool")
-        if kind is None:
-            return
-        text = advice(self.directory / "spool", kind)
-        if self.strict:
-            raise RecordingError(text)
-        warnings.warn(text, stacklevel=4)
-
     def _leave_run_id(self) -> None:
         if RUN_ID_VARIABLE not in os.environ:
             os.environ[RUN_ID_VARIABLE] = self.run_id
@@ -424,15 +412,6 @@ def _kind(name: str) -> Kind:
 
 def _never() -> list[bytes]:
     raise FormatError("it could not even be queued")
-
-
-def _first_length(*columns: object) -> int:
-    """Rows of a call as far as its first column tells, before anything has looked at it."""
-    for column in columns:
-        if isinstance(column, Sized):
-            with suppress(TypeError):  # an array without dimensions
-                return len(column)
-    return 1
 
 
 def _now_us() -> int:

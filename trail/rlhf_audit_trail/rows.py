@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from numbers import Integral
@@ -155,6 +156,15 @@ class RowsEncoder:
             if self._store_text and all(isinstance(value, str) for one in rows.rankings for value in one):
                 columns["ranking_texts"] = rows.rankings
         return columns
+
+
+def first_length(*columns: object) -> int:
+    """Rows of a call as far as its first column tells, before anything has looked at it."""
+    for column in columns:
+        if isinstance(column, Sized):
+            with suppress(TypeError):  # an array without dimensions
+                return len(column)
+    return 1
 
 
 def completed(kind: Kind, fields: Mapping[str, Any], **common: Any) -> dict[str, Any]:

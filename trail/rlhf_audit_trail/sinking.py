@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from rlhf_audit_ledger.settings import PartitionSettings, partition_settings
 from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_sinks.window_stores import ClickHouseWindows, ObjectsWindows, WindowStore
-from rlhf_audit_stores.keys import load_secret, read_private_text
+from rlhf_audit_stores.keys import load_secret
 from rlhf_audit_stores.objects import ObjectStore
 from rlhf_audit_trail.founding import Ledger
-from rlhf_audit_trail.places import open_vault
+from rlhf_audit_trail.places import clickhouse_password, open_vault
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -59,9 +59,7 @@ class _Clients:
 
     def __init__(self, directory: Path, settings: Settings, stack: ExitStack) -> None:
         self._settings = settings
-        self._password = ""
-        if settings.clickhouse_password_file:
-            self._password = read_private_text(directory / settings.clickhouse_password_file)
+        self._password = clickhouse_password(directory, settings)
         self._engine = None
         self._client: Client | None = None
         if settings.clickhouse_host:

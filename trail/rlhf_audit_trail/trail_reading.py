@@ -12,8 +12,8 @@ from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.objects import ObjectStore
 from rlhf_audit_trail.places import StoredTrail
-from rlhf_audit_trail.query_ask import Asker, asker_of, live_asker, rows_of
-from rlhf_audit_trail.trail_state import PartitionState, TrailState, read_state, stored_partition, window_headers
+from rlhf_audit_trail.query_ask import asker_of, live_asker
+from rlhf_audit_trail.trail_state import TrailState, read_state, stored_windows, window_headers
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
@@ -38,18 +38,6 @@ def state_of(trail: StoredTrail) -> TrailState:
             return read_state(trail, asker)
     except (AuditTrailError, OSError) as error:  # less is known then, and that is said
         return read_state(trail, None, not_asked=str(error))
-
-
-def windows_behind(trail: StoredTrail, asker: Asker) -> int:
-    """How many stored windows whoever answers does not have yet."""
-    rows = rows_of(asker, "SELECT stream, partition, count() AS n FROM audit.windows GROUP BY ALL")
-    have = {(row["stream"], int(row["partition"])): int(row["n"]) for row in rows}
-    behind = 0
-    for stream, count in trail.partition_counts().items():
-        for number in range(count):
-            state = stored_partition(trail.objects, stream, number)
-            behind += max(0, (0 if state is None else state.windows) - have.get((stream, number), 0))
-    return behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +67,14 @@ def new_windows(
 ) -> Iterator[WindowLine]:
     """Windows stored since the last call; ``shown`` keeps how far it came. ``newest``: of each log only so many."""
     objects = trail.objects
-    for stream, count in trail.partition_counts().items():
-        for number in range(count):
-            state: PartitionState | None = stored_partition(objects, stream, number)
-            if state is None:
-                continue
-            start = shown.get((stream, number), 0)
-            if newest is not None:
-                start = max(start, state.windows - newest)
-            for window in range(start, state.windows):
-                yield _line(objects, stream, number, window)
-            shown[stream, number] = state.windows
+    for stream, number in trail.partitions():
+        windows = stored_windows(objects, (stream, number))
+        start = shown.get((stream, number), 0)
+        if newest is not None:
+            start = max(start, windows - newest)
+        for window in range(start, windows):
+            yield _line(objects, stream, number, window)
+        shown[stream, number] = windows
 
 
 def _line(objects: ObjectStore, stream: str, partition: int, window: int) -> WindowLine:

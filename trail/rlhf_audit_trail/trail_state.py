@@ -51,6 +51,8 @@ _ENDS = "SELECT e.run_id AS run_id, argMax(e.outcome, e.ts) AS outcome FROM run_
 _STEPS = """
 SELECT p.run_id AS run_id, max(p.step) AS step, argMax(p.loss, p.step) AS loss FROM policy_update AS p GROUP BY p.run_id
 """
+Place = tuple[str, int]  # stream and partition
+
 _COPIED = "SELECT stream, partition, max(window) + 1 AS n FROM audit.windows GROUP BY stream, partition"
 _LOST = "SELECT l.reason AS reason, sum(l.count) AS n FROM loss AS l GROUP BY l.reason"
 
@@ -131,23 +133,19 @@ class TrailState:
 
 def read_state(trail: StoredTrail, asker: Asker | None, *, not_asked: str | None = None) -> TrailState:
     """State of the trail; ``not_asked`` says why there is no asker. Raises CouldNotCheckError if there is no ledger."""
-    counts = trail.partition_counts()
+    places = trail.partitions()
     directory, objects = trail.directory, trail.objects
     text, _ = split_note(objects.get("global/checkpoint"))
     head = parse_checkpoint(text)
     partitions = [
-        state
-        for stream, count in counts.items()
-        for number in range(count)
-        if (state := stored_partition(objects, stream, number)) is not None
+        state for stream, number in places if (state := stored_partition(objects, stream, number)) is not None
     ]
     lanes = _lanes(objects, partitions, asker)
     _judge(directory, lanes, asker)
     lost: dict[str, int] = {}
     findings: int | None = None
     if asker is not None:
-        copied = rows_of(asker, _COPIED)
-        have = {(row["stream"], row["partition"]): int(row["n"]) for row in copied}
+        have = copied_windows(asker)
         for each in partitions:
             each.copied = have.get((each.stream, each.partition), 0)
         lost = {row["reason"]: int(row["n"]) for row in rows_of(asker, _LOST)}
@@ -169,6 +167,24 @@ def read_state(trail: StoredTrail, asker: Asker | None, *, not_asked: str | None
         at_us=time.time_ns() // 1000,
         not_asked=not_asked,
     )
+
+
+def copied_windows(asker: Asker) -> dict[Place, int]:
+    """How many windows of each partition whoever answers has."""
+    return {(row["stream"], int(row["partition"])): int(row["n"]) for row in rows_of(asker, _COPIED)}
+
+
+def stored_windows(objects: ObjectStore, place: Place) -> int:
+    """How many windows of a partition are stored."""
+    state = stored_partition(objects, *place)
+    return 0 if state is None else state.windows
+
+
+def missing_windows(trail: StoredTrail, asker: Asker) -> dict[Place, int]:
+    """How many stored windows whoever answers lacks, by partition; those that lack none are left out."""
+    have = copied_windows(asker)
+    behind = {place: stored_windows(trail.objects, place) - have.get(place, 0) for place in trail.partitions()}
+    return {place: count for place, count in behind.items() if count > 0}
 
 
 def stored_partition(objects: ObjectStore, stream: str, number: int) -> PartitionState | None:

@@ -13,7 +13,8 @@ from confluent_kafka import TopicPartition
 
 from builders import make_sealer
 from rlhf_audit_sinks import kafka_windows as module
-from rlhf_audit_sinks.kafka_windows import WindowFollower, _Feed
+from rlhf_audit_sinks.kafka_windows import WindowFollower
+from rlhf_audit_sinks.topic_feed import Feed
 from rlhf_audit_stores.health import WorkerHealth
 from rlhf_audit_stores.kafka.errors import BrokerError
 from rlhf_audit_stores.kafka.settings import KafkaSettings
@@ -104,7 +105,7 @@ def test_partitions_without_a_leader_leave_most_of_the_time_to_the_others(
     monkeypatch.setattr(follower, "_consumer", consumer, raising=False)
     monkeypatch.setattr(follower, "_locate", locate)
     follower._active_at = clock.now
-    follower._feeds = {key: _Feed(SETTINGS) for key in keys}
+    follower._feeds = {key: Feed(SETTINGS) for key in keys}
     while clock.now < 1000 + LOOKED_S:
         follower._turn()
     assert consumer.fetching_s > 0.7 * LOOKED_S

@@ -24,6 +24,7 @@ from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
 from rlhf_audit_stores.disk import Handle, RealDisk
 from rlhf_audit_trail import AuditableRLHF, AuditTrail, runtime_start
+from rlhf_audit_trail import _opening as opening_module
 from rlhf_audit_trail import recording as recording_module
 from spooling import spooled, spooled_events
 
@@ -474,7 +475,7 @@ def test_a_disk_that_hangs_holds_up_nobody_but_the_writer(tmp_path: Path) -> Non
 
 
 def test_a_network_file_system_gets_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording_module, "network_file_system", lambda folder: "NFS")
+    monkeypatch.setattr(opening_module, "network_file_system", lambda folder: "NFS")
     with pytest.warns(UserWarning, match="network file system") as caught:
         AuditTrail(tmp_path, "run", runtime=False).close()
     assert "local disk" in str(caught[0].message)

@@ -62,13 +62,14 @@ def _resend(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
+    from rlhf_audit_producers.refused_batches import REFUSED_FOLDER
     from rlhf_audit_producers.spool_lock import is_drained_by_somebody
     from rlhf_audit_producers.spool_state import spool_states
     from rlhf_audit_stores.disk import RealDisk
 
     spool = args.directory / "spool"
     states = list(spool_states(RealDisk(), spool))
-    refused = spool / "refused"
+    refused = spool / REFUSED_FOLDER
     aside = len(list(refused.iterdir())) if refused.is_dir() else 0
     is_drained = is_drained_by_somebody(spool)
     if args.json:

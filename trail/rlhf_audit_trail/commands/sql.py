@@ -86,10 +86,10 @@ def _tell_lag(trail: StoredTrail, asker: Asker) -> None:
     """A copy that still catches up answers for a part of the trail: who asked has to know."""
     from rlhf_audit_schemas.errors import AuditTrailError
     from rlhf_audit_trail.counting import counted
-    from rlhf_audit_trail.trail_reading import windows_behind
+    from rlhf_audit_trail.trail_state import missing_windows
 
     try:
-        behind = windows_behind(trail, asker)
+        behind = sum(missing_windows(trail, asker).values())
     except (AuditTrailError, OSError):  # only an aside
         return
     if behind:
