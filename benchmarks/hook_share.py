@@ -53,7 +53,7 @@ class Nothing:
     def before(self) -> None:
         """Not timed: what switches the mode on."""
 
-    def loss_seen(self, step: int, loss: float, norm: Any) -> None:
+    def loss_seen(self, step: int, loss: Any, norm: Any) -> None:
         """Timed: after the optimizer has stepped."""
 
     def clipped(self, total: Any) -> None:
@@ -86,6 +86,7 @@ class Hook(Nothing):
                 "platform": "",
             },
             step=0,
+            before_end=self.hook.flush,
         )
 
     def before(self) -> None:
@@ -94,15 +95,12 @@ class Hook(Nothing):
         self._at = self.run.guard.inside_ns
 
     def clipped(self, total: Any) -> None:
-        self.hook.saw_clipping(total, 1.0)
-
-    def loss_seen(self, step: int, loss: float, norm: Any) -> None:
         with self.run.guard.observing():
-            self.hook.flush(float(norm))
-            self.run.log(
-                {"loss": loss, "grad_norm": float(norm), **{f"scalar_{at}": loss for at in range(SCALARS - 2)}}
-            )
-            self.run.flush()
+            self.hook.saw_clipping(total, 1.0)
+
+    def loss_seen(self, step: int, loss: Any, norm: Any) -> None:
+        with self.run.guard.observing():
+            self.run.log({"loss": loss, "grad_norm": norm, **{f"scalar_{at}": loss for at in range(SCALARS - 2)}})
         self.inside_ns = self.run.guard.inside_ns - self._at
 
     def after(self) -> None:

@@ -18,17 +18,17 @@ from rlhf_audit_producers.hooks.plain import watch  # noqa: E402
 SKIPPED = 2  # the step whose loss is infinite
 
 
-def train(*, fused: bool, clip: str = "", recorded: bool = True) -> tuple[ListRecording, list[Any]]:
+def train(*, device: str, fused: bool, clip: str = "", recorded: bool = True) -> tuple[ListRecording, list[Any]]:
     """Three steps with a scale that is no power of two; the events, and the weights at the end."""
     torch.manual_seed(0)
-    model = torch.nn.Linear(4, 1)
+    model = torch.nn.Linear(4, 1).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)
     recording = ListRecording()
     watcher = watch(model, optimizer, recording, update_norm=True) if recorded else None
-    scaler = torch.amp.GradScaler("cpu", init_scale=1000.0, growth_interval=1)
+    scaler = torch.amp.GradScaler(device, init_scale=1000.0, growth_interval=1)
     for step in range(1, 4):
         optimizer.zero_grad()
-        loss = model(torch.ones(2, 4)).mean() * (math.inf if step == SKIPPED else 1.0)
+        loss = model(torch.ones(2, 4, device=device)).mean() * (math.inf if step == SKIPPED else 1.0)
         if watcher is not None:
             watcher.use_ids([f"row-{step}"])
         scaler.scale(loss).backward()
@@ -46,8 +46,8 @@ def train(*, fused: bool, clip: str = "", recorded: bool = True) -> tuple[ListRe
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_skipped_step_is_recorded_as_skipped_with_the_rows_it_was_tried_on(fused: bool) -> None:
-    recording, _ = train(fused=fused)
+def test_a_skipped_step_is_recorded_as_skipped_with_the_rows_it_was_tried_on(fused: bool, device: str) -> None:
+    recording, _ = train(device=device, fused=fused)
     updates = recording.of("policy_update")
     assert [(one["step"], one["was_skipped"], one["annotation_ids"]) for one in updates] == [
         (1, False, ["row-1"]),
@@ -60,8 +60,8 @@ def test_a_skipped_step_is_recorded_as_skipped_with_the_rows_it_was_tried_on(fus
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_statistics_are_of_the_gradients_without_the_scale(fused: bool) -> None:
-    recording, _ = train(fused=fused)
+def test_statistics_are_of_the_gradients_without_the_scale(fused: bool, device: str) -> None:
+    recording, _ = train(device=device, fused=fused)
     for event in recording.of("gradient_stats"):
         for one, count in zip(unpacked(event), (4, 1), strict=True):
             assert one.max_abs == pytest.approx(1.0, rel=1e-6)
@@ -70,8 +70,8 @@ def test_statistics_are_of_the_gradients_without_the_scale(fused: bool) -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_clipping_after_unscaling_gives_the_factor_also_after_a_skipped_step(fused: bool) -> None:
-    recording, _ = train(fused=fused, clip="unscaled")
+def test_clipping_after_unscaling_gives_the_factor_also_after_a_skipped_step(fused: bool, device: str) -> None:
+    recording, _ = train(device=device, fused=fused, clip="unscaled")
     events = recording.of("gradient_stats")
     assert [one["step"] for one in events] == [1, 3]
     for event in events:
@@ -82,14 +82,14 @@ def test_clipping_after_unscaling_gives_the_factor_also_after_a_skipped_step(fus
 
 @pytest.mark.parametrize("clip", ["", "unscaled", "scaled"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_watching_changes_no_weight(fused: bool, clip: str) -> None:
-    _, watched = train(fused=fused, clip=clip)
-    _, alone = train(fused=fused, clip=clip, recorded=False)
+def test_watching_changes_no_weight(fused: bool, clip: str, device: str) -> None:
+    _, watched = train(device=device, fused=fused, clip=clip)
+    _, alone = train(device=device, fused=fused, clip=clip, recorded=False)
     assert all(torch.equal(one, other) for one, other in zip(watched, alone, strict=True))
 
 
-def test_clipping_scaled_gradients_is_told_in_the_units_of_the_others() -> None:
-    recording, _ = train(fused=True, clip="scaled")
+def test_clipping_scaled_gradients_is_told_in_the_units_of_the_others(device: str) -> None:
+    recording, _ = train(device=device, fused=True, clip="scaled")
     event = recording.of("gradient_stats")[0]
     own = math.sqrt(sum(one.squared_norm for one in unpacked(event)))
     assert event["total_norm"] == pytest.approx(math.sqrt(5))

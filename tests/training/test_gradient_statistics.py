@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlhf_audit_producers.hooks import device_stats
 from rlhf_audit_producers.hooks.gradient_stats import (
     BLOCK,
     EMPTY,
     TensorStats,
+    ask,
     packed,
     statistics,
     unpacked,
 )
-from training.tiny import ListRecording, need
+from training.tiny import ListRecording, need, need_now
 
 need("torch")
 import torch  # noqa: E402 - after the check that it is there
 
+from rlhf_audit_producers.hooks.later import Later  # noqa: E402
 from rlhf_audit_producers.hooks.plain import watch  # noqa: E402
 from rlhf_audit_producers.hooks.tensor_table import build_table, layer_of  # noqa: E402
-
-
-def by_the_book(values: Any) -> TensorStats:
-    """The definition, in float64."""
-    wide = values.detach().double().reshape(-1).numpy()
-    return TensorStats(
-        float((wide * wide).sum()),
-        float(np.abs(wide).max()),
-        float(wide.sum() / wide.size),
-        float((wide == 0).mean()),
-        int((~np.isfinite(wide)).sum()),
-        wide.size,
-    )
-
-
-def agree(found: TensorStats, expected: TensorStats, scale: float) -> None:
-    """Float32 sums in blocks err by parts in a million, relative to the size of what is added up."""
-    assert found.squared_norm == pytest.approx(expected.squared_norm, rel=2e-6, abs=1e-300)
-    assert found.max_abs == expected.max_abs
-    assert found.mean == pytest.approx(expected.mean, abs=2e-6 * scale)
-    assert found.zero_fraction == expected.zero_fraction
-    assert (found.non_finite, found.element_count) == (expected.non_finite, expected.element_count)
+from training.gradient_cases import agree, by_the_book, cases, check  # noqa: E402
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,6 +61,10 @@ def test_every_shape_gives_the_numbers_of_the_definition(shape: tuple[int, ...])
 def test_other_precisions_are_added_up_in_float32_or_better(dtype: Any) -> None:
     gradient = (torch.randn(300_000, generator=torch.Generator().manual_seed(4)) * 300).to(dtype)
     agree(statistics([gradient])[0], by_the_book(gradient), 300)
+
+
+def test_every_kind_of_gradient_gives_the_numbers_of_the_definition() -> None:
+    check(statistics(cases("cpu")), cases("cpu"))
 
 
 def test_transposed_and_strided_gradients_are_read_in_place() -> None:
@@ -110,22 +101,35 @@ def test_half_precision_gives_the_very_numbers_of_the_same_values_in_float32(dty
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Main memory passes for a device: the operations are the same, only their place is another. Counts waits."""
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Main memory passes for a device: the operations are the same, their place is another. Counts answers read."""
     waits: list[int] = []
-    real = torch.Tensor.tolist
+    real = Later.read
 
-    def tolist(tensor: Any) -> Any:
+    def read(later: Later) -> Any:
         waits.append(1)
-        return real(tensor)
+        return real(later)
 
     monkeypatch.setattr("rlhf_audit_producers.hooks.gradient_stats._MAIN_MEMORY", "elsewhere")
-    monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+    monkeypatch.setattr(Later, "read", read)
     return waits
 
 
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Whatever would wait for a device raises."""
+
+    def waits(tensor: Any, *args: Any) -> Any:
+        raise AssertionError("a device would have been waited for")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tolist", "item", "numpy", "cpu", "__float__", "__int__", "__bool__", "__array__"):
+            patch.setattr(torch.Tensor, name, waits)
+        yield
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_way_for_other_devices_gives_the_same_numbers(dtype: Any, device: list[int]) -> None:
+def test_the_way_for_other_devices_gives_the_same_numbers(dtype: Any, elsewhere: list[int]) -> None:
     gradient = torch.randn(200_000, generator=torch.Generator().manual_seed(6)).to(dtype)
     gradient[gradient.abs() < 0.3] = 0
     agree(statistics([gradient])[0], by_the_book(gradient), 1.0)
@@ -133,13 +137,69 @@ def test_the_way_for_other_devices_gives_the_same_numbers(dtype: Any, device: li
     assert statistics([gradient])[0].non_finite == 2
 
 
+def test_torch_operations_on_a_device_give_the_numbers_of_the_definition(elsewhere: list[int]) -> None:
+    check(statistics(cases("cpu")), cases("cpu"))
+
+
 @pytest.mark.filterwarnings("ignore:Sparse invariant")
-def test_a_device_is_waited_for_once_whatever_the_number_of_gradients(device: list[int]) -> None:
+def test_a_device_is_asked_without_a_wait_and_answers_once_for_all_gradients(elsewhere: list[int]) -> None:
     sparse = torch.sparse_coo_tensor(torch.tensor([[1, 3, 3]]), torch.tensor([2.0, 1.0, 1.0]), (10,))
-    found = statistics([torch.tensor([3.0, -4.0]), None, sparse, torch.zeros(0, 5), torch.zeros(4).half()])
+    with no_waiting():
+        asked = ask([torch.tensor([3.0, -4.0]), None, sparse, torch.zeros(0, 5), torch.zeros(4).half()])
+    found = asked.read()
     expected = [(25.0, 4.0, -0.5, 0.0, 0, 2), EMPTY, (8.0, 2.0, 0.4, 0.8, 0, 10), EMPTY, (0.0, 0.0, 0.0, 1.0, 0, 4)]
     assert [tuple(one) for one in found] == [pytest.approx(tuple(one)) for one in expected]
-    assert len(device) == 1
+    assert len(elsewhere) == 1
+
+
+def test_a_kernel_that_cannot_be_compiled_is_given_up_once_and_said(
+    elsewhere: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = []
+
+    class NoCompiler:
+        TILE, WARPS, ALIGNMENT = 512, 8, 16
+        DTYPES = dict.fromkeys(("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64"))
+
+        def __getattr__(self, name: str) -> Any:
+            tried.append(name)
+            raise RuntimeError("no C compiler was found")
+
+    given_up: list[str] = []
+    monkeypatch.setattr(device_stats, "_given_up", given_up)
+    monkeypatch.setattr(device_stats, "_kernel", lambda _: None if given_up else NoCompiler())
+    for _ in range(2):
+        check(statistics(cases("cpu")), cases("cpu"))
+    assert tried == ["read_blocks"]
+    assert [record.message for record in caplog.records] == [
+        "gradients are read by torch operations, tensor by tensor, which makes a step up to twice as long: "
+        "Triton's kernel failed with RuntimeError; it needs a C compiler (gcc or clang) on this machine"
+    ]
+
+
+def run_child(name: str, **environment: str) -> list[str]:
+    """What a script beside this one prints."""
+    need_now("triton")
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, str(tests / "training" / name)],
+        env=os.environ | {"PYTHONPATH": str(tests)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_kernel_for_devices_gives_the_numbers_of_the_definition() -> None:
+    assert len(run_child("kernel_child.py", TRITON_INTERPRET="1")) == len(cases("cpu"))
+
+
+def test_the_kernel_for_devices_can_be_compiled_for_them(tmp_path: Path) -> None:
+    found = run_child("kernel_compile_child.py", TRITON_CACHE_DIR=str(tmp_path))
+    assert len(found) == 5 * 4
 
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant")

@@ -23,6 +23,7 @@ from transformers.trainer_callback import ExportableState
 from rlhf_audit_producers.hooks.attachment import attach, calling_trainer
 from rlhf_audit_producers.hooks.checkpoint_worker import DRAIN_S, CheckpointWorker, patience_s
 from rlhf_audit_producers.hooks.gradient_hook import GradientHook, StepOutcome
+from rlhf_audit_producers.hooks.later import later
 from rlhf_audit_producers.hooks.metrics import numbers
 from rlhf_audit_producers.hooks.recording import Recording
 from rlhf_audit_producers.hooks.rollouts import RewardRound
@@ -132,7 +133,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The step before is over: nothing more will be logged about it."""
         if self._hook is not None:
-            self._hook.flush()
+            self._hook.flush_if_here()
         self.run.begin_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -146,7 +147,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
         self.run.end_step(
             state.global_step,
             epoch=state.epoch,
-            local_loss=self._sum(losses),
+            losses=losses,
             update_norm=outcome.update_norm,
             annotation_ids=ids,
             store_ids=self._store_ids,
@@ -198,7 +199,7 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
     def saw_loss(self, loss: Any) -> None:
         """Loss of one micro-batch; read when the step has ended."""
         with self._guard.observing():
-            self._losses.append(loss.detach())
+            self._losses.append(later(loss))
 
     def saw_clipping(self, total_norm: Any, limit: float) -> None:
         """Gradients are clipped, the optimizer steps next."""
@@ -270,10 +271,3 @@ class AuditCallback(TrainerCallback, ExportableState):  # type: ignore[misc] # t
             self._hook.flush()
         with self._guard.observing():
             self._checkpoints.give_up(self._patience_s)
-
-    def _sum(self, losses: Sequence[Any]) -> float | None:
-        total = None
-        with self._guard.observing():
-            if losses:
-                total = math.fsum(float(one) for one in losses)
-        return total

@@ -22,7 +22,7 @@ _SURELY_BELOW = 1 - 1e-3  # rounding of a clipped norm stays far within this
 
 @dataclass(frozen=True, slots=True)
 class Clipping:
-    """What somebody tells: ``limit`` None if none is known of, ``total_norm`` a number or a tensor not yet read."""
+    """What somebody tells: ``limit`` None if none is known of, ``total_norm`` a number or a ``Later``."""
 
     limit: float | None = None
     total_norm: Any = None

@@ -11,8 +11,14 @@ A step that is skipped because gradients overflowed uses none, so nothing is
 recorded of its gradients. A gradient scaler does not call the optimizer then
 (``skipped_steps``); a fused optimizer is called and told so (``found_inf``).
 
+A step that is captured into a CUDA graph is none: nothing is computed then. Its
+replays are steps that no hook hears of; one loss is declared in their place.
+
 The event waits until ``flush``: that is why a log line of the same step can
-still complete what is known of clipping (``clipping``).
+still complete what is known of clipping (``clipping``), and why a device that
+works on the statistics is not waited for: it is asked in one step and its answer
+read in the next. Only under a gradient scaler with a fused optimizer is it waited
+for, which has to be asked whether the step is skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +30,8 @@ from typing import Any
 
 from rlhf_audit_producers.hooks import skipped_steps
 from rlhf_audit_producers.hooks.clipping import Clipping, clipped, together
-from rlhf_audit_producers.hooks.gradient_stats import TensorStats, packed, statistics, unscaled
+from rlhf_audit_producers.hooks.gradient_stats import Statistics, TensorStats, ask, packed, statistics, unscaled
+from rlhf_audit_producers.hooks.later import CapturedStepError, is_capturing, later
 from rlhf_audit_producers.hooks.recording import Guard
 from rlhf_audit_producers.hooks.tensor_table import TensorTable, build_table, innermost, stepped
 
@@ -41,8 +48,9 @@ class StepOutcome:
 class _Seen:
     step: int
     table: TensorTable
-    stats: list[TensorStats]
+    stats: Statistics
     clipping: Clipping
+    scale: float | None  # the optimizer will divide the gradients by it
 
 
 class GradientHook:
@@ -86,8 +94,10 @@ class GradientHook:
 
         Every rank is told at the same time, so that a norm which is spread over them can be put together.
         """
+        if is_capturing():
+            return
         together_on = getattr(total_norm, "full_tensor", None)  # of a DTensor
-        self._told.append(Clipping(limit, total_norm if together_on is None else together_on()))
+        self._told.append(Clipping(limit, later(total_norm if together_on is None else together_on())))
 
     def saw_skip(self) -> None:
         """A gradient scaler did not call the optimizer."""
@@ -111,6 +121,11 @@ class GradientHook:
                 seen.clipping = replace(seen.clipping, total_norm=logged_norm)
             self._guard.record("gradient_stats", _event(seen))
 
+    def flush_if_here(self) -> None:
+        """The same, unless a device is still at work on it: then the next step will do it."""
+        if self._seen is not None and self._seen.stats.is_here:
+            self.flush()
+
     def listen(self) -> None:
         """Observe the steps to come; ``remove`` stops it."""
         if not self._handles:
@@ -128,6 +143,10 @@ class GradientHook:
         skipped_steps.forget(self)
 
     def _pre_step(self, optimizer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if is_capturing():
+            with self._guard.observing("gradient_stats"):
+                raise CapturedStepError
+            return
         self.flush()
         self.steps_begun += 1
         self._outcome = StepOutcome()
@@ -139,6 +158,8 @@ class GradientHook:
         self._look()
 
     def _post_step(self, optimizer: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
+        if is_capturing():
+            return
         if _has_closure(args, kwargs):
             self._look()
         if self._wants_update_norm:
@@ -151,13 +172,12 @@ class GradientHook:
         with self._guard.observing("gradient_stats"):
             told, self._told = self._told, []
             table = self._current_table()
-            stats = statistics([parameter.grad for parameter in table.parameters])
+            asked = ask([parameter.grad for parameter in table.parameters])
             clipping = together(told, self._limit)
             scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer will divide by it
             if scale is not None:
-                stats = unscaled(stats, float(scale))
                 clipping = replace(clipping, unit=1.0 if clipping.total_norm is None else float(scale))
-            self._seen = _Seen(self._step_now(), table, stats, clipping)
+            self._seen = _Seen(self._step_now(), table, asked, clipping, None if scale is None else float(scale))
         with self._guard.observing():
             overflow = getattr(self._optimizer, "found_inf", None)
             if overflow is not None and float(overflow):
@@ -173,7 +193,7 @@ class GradientHook:
     def _moved(self) -> float:
         before, self._before = self._before, []
         moves = [now.detach() - then for now, then in before]
-        return math.sqrt(math.fsum(one.squared_norm for one in statistics(moves)))
+        return _norm(statistics(moves))
 
 
 def _has_closure(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
@@ -182,15 +202,21 @@ def _has_closure(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     return bool(given and given[0] is not None) or kwargs.get("closure") is not None
 
 
+def _norm(stats: Sequence[TensorStats]) -> float:
+    """Of all of them together."""
+    return math.sqrt(math.fsum(one.squared_norm for one in stats))
+
+
 def _event(seen: _Seen) -> dict[str, Any]:
+    stats = seen.stats.read()
+    if seen.scale is not None:
+        stats = unscaled(stats, seen.scale)
     is_whole = seen.table.placement == "replicate"
-    about = clipped(
-        seen.clipping, own_norm=math.sqrt(math.fsum(one.squared_norm for one in seen.stats)) if is_whole else None
-    )
+    about = clipped(seen.clipping, own_norm=_norm(stats) if is_whole else None)
     return {
         "step": seen.step,
         "table_sha256": seen.table.digest,
-        "tensor_count": len(seen.stats),
+        "tensor_count": len(stats),
         "placement": seen.table.placement,
         "coverage": seen.table.coverage,
         "method": "exact",
@@ -198,5 +224,5 @@ def _event(seen: _Seen) -> dict[str, Any]:
         "clip_factor": about.clip_factor,
         "max_grad_norm": about.max_grad_norm,
         "total_norm": about.total_norm,
-        **packed(seen.stats),
+        **packed(stats),
     }

@@ -12,8 +12,7 @@ counted only if the squared norm is not finite: NaN and infinity always reach
 it. A squared norm that over- or underflowed in float32 is made again in float64.
 Half precision is widened block by block, never a whole gradient of it.
 
-On a device the sums are made in float64, and every answer costs a wait: all
-answers of all gradients there are asked first and read at once.
+What lies on a device is asked there (``device_stats``), added up in float64, and read later.
 
 Which gradients, at which moment, and what their numbers mean to whom is not
 known here (``gradient_hook``, ``tensor_table``).
@@ -27,13 +26,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlhf_audit_producers.hooks import device_stats
+
 BLOCK = 65_536  # elements; float32 sums of so many squares err by less than 1e-6
 _TINY = 1e-30  # below, squares of float32 may have been flushed to zero
 _MAIN_MEMORY = "cpu"
 
 
 class TensorStats(NamedTuple):
-    """Of one tensor's local part."""
+    """Of one tensor's local part; real and imaginary parts are elements of their own."""
 
     squared_norm: float
     max_abs: float
@@ -52,12 +53,68 @@ def local_part(gradient: Any) -> Any:
     return gradient if to_local is None else to_local()
 
 
-def statistics(gradients: Sequence[Any]) -> list[TensorStats]:
-    """One entry per gradient; ``EMPTY`` where there is none (None) or the shard is empty."""
+class Statistics:
+    """Of some gradients. Those on a device are asked for and may not have come yet."""
+
+    def __init__(self, found: Sequence[TensorStats | None], asked: Sequence[_Asked]) -> None:
+        self._found, self._asked = found, asked
+
+    @property
+    def is_here(self) -> bool:
+        """Whether reading would not wait."""
+        return all(one.answers.is_here for one in self._asked)
+
+    def read(self) -> list[TensorStats]:
+        """One entry per gradient."""
+        found = list(self._found)
+        for asked in self._asked:
+            for at, one in zip(asked.places, _told(asked.answers.read(), asked.counts), strict=True):
+                found[at] = one
+        return [EMPTY if one is None else one for one in found]
+
+
+class _Asked(NamedTuple):
+    """Of gradients on one device: their places among all, and how many elements each stores and has."""
+
+    answers: device_stats.Asked
+    places: list[int]
+    counts: list[tuple[int, int]]
+
+
+def ask(gradients: Sequence[Any]) -> Statistics:
+    """Nothing is waited for. ``EMPTY`` where there is no gradient (None) or the shard is empty.
+
+    What the gradients are afterwards does not matter.
+    """
     import torch
 
+    known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    found: list[TensorStats | None] = [None] * len(gradients)
+    elsewhere: dict[Any, tuple[list[Any], list[int], list[tuple[int, int]]]] = {}
     with torch.no_grad(), np.errstate(invalid="ignore"):  # a NaN in a gradient is a finding, not a warning
-        return _read(torch, [EMPTY if gradient is None else _of_one(torch, gradient) for gradient in gradients])
+        for at, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            local, count = gradient, gradient.numel()
+            if type(local) is not torch.Tensor or local.dtype not in known or local.layout is not torch.strided:
+                local, count = _plain(torch, gradient, known)
+            stored = local.numel()
+            if stored == 0:
+                found[at] = EMPTY if count == 0 else TensorStats(0.0, 0.0, 0.0, 1.0, 0, count)
+            elif local.device.type == _MAIN_MEMORY:
+                found[at] = _in_main_memory(torch, local.detach().reshape(-1), count)
+            else:
+                there, places, counts = elsewhere.setdefault(local.device, ([], [], []))
+                there.append(local)
+                places.append(at)
+                counts.append((stored, count))
+        asked = [_Asked(device_stats.ask(there), places, counts) for there, places, counts in elsewhere.values()]
+    return Statistics(found, asked)
+
+
+def statistics(gradients: Sequence[Any]) -> list[TensorStats]:
+    """The same, waited for."""
+    return ask(gradients).read()
 
 
 def unscaled(stats: Sequence[TensorStats], scale: float) -> list[TensorStats]:
@@ -68,48 +125,29 @@ def unscaled(stats: Sequence[TensorStats], scale: float) -> list[TensorStats]:
     ]
 
 
-class _Asked(NamedTuple):
-    """What a device will answer of one tensor: five float64 numbers that lie there, not yet read."""
-
-    answers: Any
-    stored_count: int
-    element_count: int
-
-
-def _read(torch: Any, found: Sequence[TensorStats | _Asked]) -> list[TensorStats]:
-    """Wait once for each device."""
-    waiting: dict[Any, list[_Asked]] = {}
-    for one in found:
-        if isinstance(one, _Asked):
-            waiting.setdefault(one.answers.device, []).append(one)
-    told = {device: iter(torch.stack([one.answers for one in asked]).tolist()) for device, asked in waiting.items()}
-    return [_told(one, next(told[one.answers.device])) if isinstance(one, _Asked) else one for one in found]
-
-
-def _told(asked: _Asked, numbers: Sequence[float]) -> TensorStats:
-    squared, biggest, total, non_zeros, finite = numbers
-    count = asked.element_count
-    zero_fraction = (count - int(non_zeros)) / count
-    return TensorStats(squared, biggest, total / count, zero_fraction, asked.stored_count - int(finite), count)
-
-
-def _of_one(torch: Any, gradient: Any) -> TensorStats | _Asked:
+def _plain(torch: Any, gradient: Any, known: Sequence[Any]) -> tuple[Any, int]:
+    """What is stored of it, as a tensor that every operation knows, and how many elements it has."""
     local = local_part(gradient).detach()
-    count = local.numel()
-    if count == 0:
-        return EMPTY
+    count = local.numel() * (2 if local.is_complex() else 1)
     if local.layout is not torch.strided:
         local = local.coalesce().values()  # elements that are not stored are zeros
-        if local.numel() == 0:
-            return TensorStats(0.0, 0.0, 0.0, 1.0, 0, count)
     if local.is_complex():
         local = torch.view_as_real(local)
-    if local.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        local = local.float()  # of 8 bits, say, which few operations know
-    flat = local.reshape(-1)
-    if flat.device.type == _MAIN_MEMORY:
-        return _in_main_memory(torch, flat, count)
-    return _Asked(_on_device(torch, flat), flat.numel(), count)
+    return local if local.dtype in known else local.float(), count  # of 8 bits, say
+
+
+def _told(rows: device_stats.Rows, counts: Sequence[tuple[int, int]]) -> Iterator[TensorStats]:
+    squared, biggest, total, non_zeros, non_finite = rows.T
+    elements = np.asarray(counts)[:, 1]
+    return map(
+        TensorStats,
+        squared.tolist(),
+        np.where(np.isnan(squared), np.nan, biggest).tolist(),
+        (total / elements).tolist(),
+        ((elements - non_zeros) / elements).tolist(),
+        non_finite.astype(np.int64).tolist(),
+        elements.tolist(),
+    )
 
 
 def _in_main_memory(torch: Any, flat: Any, count: int) -> TensorStats:
@@ -152,15 +190,6 @@ def _blocks(torch: Any, flat: Any) -> Iterator[tuple[Any, Any]]:
 def _sum(parts: Sequence[float]) -> float:
     """``fsum`` refuses infinities of both signs; their sum is what float arithmetic says."""
     return math.fsum(parts) if all(map(math.isfinite, parts)) else sum(parts)
-
-
-def _on_device(torch: Any, flat: Any) -> Any:
-    """Squared norm, largest absolute value, sum, non-zeros, finite elements; nothing is waited for."""
-    squared = torch.linalg.vector_norm(flat, 2, dtype=torch.float64).square()
-    low, high = torch.aminmax(flat)
-    total = flat.sum(dtype=torch.float64)
-    answers = [squared, torch.maximum(-low, high), total, torch.count_nonzero(flat), torch.isfinite(flat).sum()]
-    return torch.stack([answer.double() for answer in answers])
 
 
 def packed(stats: Sequence[TensorStats]) -> dict[str, bytes]:

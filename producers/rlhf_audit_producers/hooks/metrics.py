@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlhf_audit_producers.hooks.later import all_later
+
 COLUMNS: Mapping[str, Sequence[str]] = {
     "loss": ("loss", "train_loss"),
     "learning_rate": ("learning_rate", "lr"),
@@ -28,13 +30,18 @@ COLUMNS: Mapping[str, Sequence[str]] = {
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     """What of a log line is a number, by its own name. Not a DTensor, which every rank would have to read at once."""
-    found = {}
+    return {name: float(value) for name, value in taken(logs).items()}
+
+
+def taken(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, not waited for: ``float`` makes numbers of them."""
+    found: dict[str, Any] = {}
     for name, value in logs.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             found[name] = float(value)
         elif hasattr(value, "item") and _count(value) == 1 and not hasattr(value, "full_tensor"):
-            found[name] = float(value.item())
-    return found
+            found[name] = value if hasattr(value, "detach") else float(value.item())
+    return all_later(found)
 
 
 def _count(value: Any) -> Any:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from rlhf_audit_producers.hooks.metrics import columns, numbers
+from rlhf_audit_producers.hooks.metrics import columns, taken
 from rlhf_audit_producers.hooks.recording import Guard, Recording
 from rlhf_audit_producers.process_end import HOOKS_PRIORITY, before_child_ends, fatal_error
 
@@ -35,6 +36,8 @@ class RunRecorder:
         self._pid: int | None = None  # of the process in which a training is going on
         self.step = 0  # optimizer steps made
         self._pending: dict[str, Any] | None = None
+        self._logged: dict[str, Any] = {}  # about the step of ``_pending``, numbers that a device may still work on
+        self._losses: Sequence[Any] = ()
         self._began_ns = self._step_began_ns = self._inside_at_begin_ns = self._inside_reported_ns = 0
         self._counts_before: Mapping[str, int] = {}
         self._missed_before = 0
@@ -74,22 +77,25 @@ class RunRecorder:
         step: int,
         *,
         epoch: float | None = None,
-        local_loss: float | None = None,
+        losses: Sequence[Any] = (),
         update_norm: float | None = None,
         annotation_ids: Sequence[str] | None = None,
         store_ids: bool = True,
         was_skipped: bool = False,
     ) -> None:
-        """The optimizer has made (or skipped) step ``step``. ``annotation_ids`` None: lineage unknown."""
+        """The optimizer has made (or skipped) step ``step``. ``annotation_ids`` None: lineage unknown.
+
+        ``losses``: of its micro-batches on this rank, to be added up.
+        """
         self.flush()
         self.step = step
+        self._losses = losses
         began, self._step_began_ns = self._step_began_ns, 0
         with self.guard.observing("policy_update"):
             self._pending = {
                 "step": step,
                 "epoch": epoch,
                 "is_logged": False,
-                "local_loss": local_loss,
                 "update_norm": update_norm,
                 "update_norm_method": None if update_norm is None else "exact",
                 "annotation_ids": list(annotation_ids or ()) if store_ids else [],
@@ -101,19 +107,23 @@ class RunRecorder:
 
     def log(self, logs: Mapping[str, Any]) -> None:
         """A log line about the step made last; a second one adds to the first."""
-        pending = self._pending
-        if pending is None:
-            return
-        logged = dict(zip(pending.get("metric_names", ()), pending.get("metric_values", ()), strict=True))
-        logged |= numbers(logs)
-        pending.update(columns(logged), is_logged=True)
-        pending["metric_names"], pending["metric_values"] = list(logged), list(logged.values())
+        if self._pending is not None:
+            self._logged |= taken(logs)
+            self._pending["is_logged"] = True
 
     def flush(self) -> None:
         """Hand over the update that waits."""
         pending, self._pending = self._pending, None
+        logged, self._logged = self._logged, {}
+        losses, self._losses = self._losses, ()
         if pending is None or self._pid not in (None, os.getpid()):
             return
+        with self.guard.observing():
+            if losses:
+                pending["local_loss"] = math.fsum(float(one) for one in losses)
+        with self.guard.observing():
+            found = {name: float(value) for name, value in logged.items()}
+            pending.update(columns(found), metric_names=list(found), metric_values=list(found.values()))
         with self.guard.observing("policy_update"):
             inside = self.guard.inside_ns
             pending["audit_us"] = (inside - self._inside_reported_ns) // _US
