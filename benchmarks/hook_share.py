@@ -21,10 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_audit_producers.hooks.gradient_hook import GradientHook
@@ -48,7 +47,7 @@ WARM_UP = 2
 class Nothing:
     """A step as it is."""
 
-    inside_ns: int | None = 0
+    inside_ns: int | None = 0  # in our (their) code since ``before``; None where it is not known
 
     def before(self) -> None:
         """Not timed: what switches the mode on."""
@@ -124,9 +123,14 @@ class Hook(Nothing):
 class Naive(Nothing):
     """Five operations and ``item()`` per tensor, one JSON line."""
 
+    inside_ns: int = 0
+
     def __init__(self, model: Any, folder: Path) -> None:
         self.model = model
         self.file = (folder / "naive.jsonl").open("w", encoding="utf-8")
+
+    def before(self) -> None:
+        self.inside_ns = 0
 
     def clipped(self, total: Any) -> None:
         began = time.perf_counter_ns()
@@ -138,7 +142,7 @@ class Naive(Nothing):
                  (~torch.isfinite(g)).sum().item()]
             )  # fmt: skip
         self.file.write(json.dumps(rows) + "\n")
-        self.inside_ns = time.perf_counter_ns() - began
+        self.inside_ns += time.perf_counter_ns() - began
 
 
 class WandbLog(Nothing):
@@ -314,16 +318,6 @@ def difference(mine: list[float], base: list[float], seed: int) -> dict[str, Any
     return {"median": round(statistics.median(each), 2), "low": round(medians[50], 2), "high": round(medians[1949], 2)}
 
 
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
@@ -333,12 +327,9 @@ def main() -> int:
     torch.set_num_threads(1)
     found = {
         "benchmark": "hook_share",
-        "commit": commit(),
-        "cpu": cpu(),
-        "cores": os.cpu_count(),
+        **machine(),
         "threads": 1,
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
         "versions": {
             one: version(one) for one in ("torch", "transformers", "wandb", "mlflow-skinny", "tensorboard") if has(one)
         },

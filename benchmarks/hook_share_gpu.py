@@ -85,7 +85,6 @@ def measure(size: str, rounds: int, seed: int) -> dict[str, Any]:
             for name in order.sample(list(modes), len(modes)):
                 mode = modes[name]
                 mode.before()
-                spent = 0
                 torch.cuda.synchronize()
                 began = time.perf_counter_ns()
                 for _ in range(STEPS):
@@ -98,15 +97,12 @@ def measure(size: str, rounds: int, seed: int) -> dict[str, Any]:
                     mode.clipped(norm)
                     optimizer.step()
                     mode.loss_seen(number, loss.detach(), norm)
-                    spent += 0 if isinstance(mode, Hook) else mode.inside_ns or 0
                 torch.cuda.synchronize()
                 took = time.perf_counter_ns() - began
-                if isinstance(mode, Hook):
-                    spent = mode.inside_ns or 0  # since ``before``
                 mode.after()
                 if turn >= WARM_UP:
                     times.setdefault(name, []).append(took / STEPS / 1e6)
-                    inside.setdefault(name, []).append(spent / STEPS / 1e6)
+                    inside.setdefault(name, []).append((mode.inside_ns or 0) / STEPS / 1e6)
         for mode in modes.values():
             mode.close()
         assert not device_stats._given_up

@@ -177,6 +177,13 @@ def test_a_kernel_that_cannot_be_compiled_is_given_up_once_and_said(
     ]
 
 
+def test_infinities_of_both_signs_in_two_blocks_of_a_device_are_no_warning() -> None:
+    rows = torch.tensor([[math.inf, math.inf, math.inf, 3.0, 1.0], [math.inf, math.inf, -math.inf, 2.0, 1.0]]).double()
+    (found,) = device_stats.Asked(Later(rows), starts=[0], order=[0]).read().tolist()
+    assert (found[:2], found[3:]) == ([math.inf, math.inf], [5.0, 2.0])
+    assert math.isnan(found[2])
+
+
 def run_child(name: str, **environment: str) -> list[str]:
     """What a script beside this one prints."""
     need_now("triton")

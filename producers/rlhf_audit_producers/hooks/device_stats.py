@@ -47,7 +47,8 @@ class Asked:
         if not self._starts:
             return rows
         found: Rows = np.empty((len(self._order), _ANSWERS))
-        together = np.add.reduceat(rows, self._starts, axis=0)
+        with np.errstate(invalid="ignore"):  # infinities of both signs are a finding, not a warning
+            together = np.add.reduceat(rows, self._starts, axis=0)
         together[:, _BIGGEST] = np.maximum.reduceat(rows[:, _BIGGEST], self._starts)
         found[np.asarray(self._order)] = together
         return found
@@ -133,7 +134,7 @@ def _by_kernel(torch: Any, kernel: ModuleType, tensors: Sequence[Any]) -> Asked:
             flat = [tensors[at].contiguous() for at in members]
             addresses = tuple([one.data_ptr() for one in flat])
             kernel.read_blocks[(plan.blocks,)](
-                _there(place, addresses),
+                _addresses(place, addresses),
                 plan.counts,
                 plan.tensor_of_block,
                 plan.first_of_block,
@@ -164,17 +165,21 @@ def _plan(place: _Place, length: int, counts: tuple[int, ...]) -> _Plan:
     tensor_of_block = np.repeat(np.arange(len(counts)), per_tensor)
     first_of_block = (np.arange(len(tensor_of_block)) - starts[tensor_of_block]) * length
     return _Plan(
-        counts=_there(place, counts),
-        tensor_of_block=_there(place, tuple(tensor_of_block.tolist())),
-        first_of_block=_there(place, tuple(first_of_block.tolist())),
+        counts=_sent(place, counts),
+        tensor_of_block=_sent(place, tensor_of_block),
+        first_of_block=_sent(place, first_of_block),
         starts=starts.tolist(),
         blocks=len(tensor_of_block),
     )
 
 
 @functools.lru_cache(4 * _PLANS)
-def _there(place: _Place, numbers: tuple[int, ...]) -> Any:
-    """Sent only where the same numbers do not lie there already: gradients mostly come to the same addresses."""
+def _addresses(place: _Place, addresses: tuple[int, ...]) -> Any:
+    """Sent only where the same do not lie there already: gradients mostly come to the same addresses."""
+    return _sent(place, addresses)
+
+
+def _sent(place: _Place, numbers: Sequence[int] | npt.NDArray[np.int64]) -> Any:
     import torch
 
     here = torch.tensor(numbers, dtype=torch.int64, pin_memory=place.device.type == "cuda")

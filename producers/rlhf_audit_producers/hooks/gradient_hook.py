@@ -174,10 +174,11 @@ class GradientHook:
             table = self._current_table()
             asked = ask([parameter.grad for parameter in table.parameters])
             clipping = together(told, self._limit)
-            scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer will divide by it
-            if scale is not None:
-                clipping = replace(clipping, unit=1.0 if clipping.total_norm is None else float(scale))
-            self._seen = _Seen(self._step_now(), table, asked, clipping, None if scale is None else float(scale))
+            told_scale = getattr(self._optimizer, "grad_scale", None)  # a fused optimizer will divide by it
+            scale = None if told_scale is None else float(told_scale)
+            if scale is not None and clipping.total_norm is not None:
+                clipping = replace(clipping, unit=scale)
+            self._seen = _Seen(self._step_now(), table, asked, clipping, scale)
         with self._guard.observing():
             overflow = getattr(self._optimizer, "found_inf", None)
             if overflow is not None and float(overflow):

@@ -74,11 +74,11 @@ class Statistics:
 
 
 class _Asked(NamedTuple):
-    """Of gradients on one device: their places among all, and how many elements each stores and has."""
+    """Of gradients on one device: their places among all, and how many elements each has."""
 
     answers: device_stats.Asked
     places: list[int]
-    counts: list[tuple[int, int]]
+    counts: list[int]
 
 
 def ask(gradients: Sequence[Any]) -> Statistics:
@@ -90,7 +90,7 @@ def ask(gradients: Sequence[Any]) -> Statistics:
 
     known = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     found: list[TensorStats | None] = [None] * len(gradients)
-    elsewhere: dict[Any, tuple[list[Any], list[int], list[tuple[int, int]]]] = {}
+    elsewhere: dict[Any, tuple[list[Any], list[int], list[int]]] = {}
     with torch.no_grad(), np.errstate(invalid="ignore"):  # a NaN in a gradient is a finding, not a warning
         for at, gradient in enumerate(gradients):
             if gradient is None:
@@ -98,8 +98,7 @@ def ask(gradients: Sequence[Any]) -> Statistics:
             local, count = gradient, gradient.numel()
             if type(local) is not torch.Tensor or local.dtype not in known or local.layout is not torch.strided:
                 local, count = _plain(torch, gradient, known)
-            stored = local.numel()
-            if stored == 0:
+            if local.numel() == 0:
                 found[at] = EMPTY if count == 0 else TensorStats(0.0, 0.0, 0.0, 1.0, 0, count)
             elif local.device.type == _MAIN_MEMORY:
                 found[at] = _in_main_memory(torch, local.detach().reshape(-1), count)
@@ -107,7 +106,7 @@ def ask(gradients: Sequence[Any]) -> Statistics:
                 there, places, counts = elsewhere.setdefault(local.device, ([], [], []))
                 there.append(local)
                 places.append(at)
-                counts.append((stored, count))
+                counts.append(count)
         asked = [_Asked(device_stats.ask(there), places, counts) for there, places, counts in elsewhere.values()]
     return Statistics(found, asked)
 
@@ -136,9 +135,9 @@ def _plain(torch: Any, gradient: Any, known: Sequence[Any]) -> tuple[Any, int]:
     return local if local.dtype in known else local.float(), count  # of 8 bits, say
 
 
-def _told(rows: device_stats.Rows, counts: Sequence[tuple[int, int]]) -> Iterator[TensorStats]:
+def _told(rows: device_stats.Rows, counts: Sequence[int]) -> Iterator[TensorStats]:
     squared, biggest, total, non_zeros, non_finite = rows.T
-    elements = np.asarray(counts)[:, 1]
+    elements = np.asarray(counts)
     return map(
         TensorStats,
         squared.tolist(),
@@ -146,7 +145,7 @@ def _told(rows: device_stats.Rows, counts: Sequence[tuple[int, int]]) -> Iterato
         (total / elements).tolist(),
         ((elements - non_zeros) / elements).tolist(),
         non_finite.astype(np.int64).tolist(),
-        elements.tolist(),
+        counts,
     )
 
 
