@@ -35,7 +35,9 @@ class KeepingDisk(PassingDisk):
             kept = self._copy / path.parent.parent.parent.name / path.parent.parent.name / path.name
             kept.parent.mkdir(parents=True, exist_ok=True)
             if not kept.exists():
-                kept.write_bytes(path.read_bytes())
+                part = kept.with_suffix(".part")  # whoever is killed here leaves no half copy under the name
+                part.write_bytes(path.read_bytes())
+                part.replace(kept)
         super().unlink(path)
 
 
