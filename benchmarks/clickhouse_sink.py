@@ -145,7 +145,7 @@ def _stages(windows: Sequence[Sequence[Sealed]]) -> dict[str, float]:
     """Decode and Arrow apart, without the collector as the sink has it."""
     gc.disable()
     decode_s, found = timed(lambda: [blocks_of(window) for window in windows])
-    arrow_s, _ = timed(lambda: [encode(block) for each in found for block in each.blocks])
+    arrow_s, _ = timed(lambda: [encode(block.batch) for each in found for block in each.blocks])
     gc.enable()
     return {"decode": decode_s, "arrow": arrow_s}
 

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from clickhouse_sink import bodies_of
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from kafka_sink import TABLE, with_engine
@@ -36,7 +37,6 @@ from rlhf_audit_ledger.batch import BATCH_TYPE, NO_BATCH, BatchBody, encode_batc
 from rlhf_audit_ledger.ed25519 import SeedSigner
 from rlhf_audit_schemas.kinds import KINDS
 from rlhf_audit_sinks.clickhouse.arrow import encode
-from rlhf_audit_sinks.clickhouse.blocks import Block
 from rlhf_audit_sinks.clickhouse.columns import event_columns
 from rlhf_audit_sinks.clickhouse.event_decoder import decode_events
 from rlhf_audit_stores.kafka.settings import KafkaSettings
@@ -200,7 +200,6 @@ def plain(settings: KafkaSettings, messages: int, client: Any) -> tuple[float, f
     started, used = time.perf_counter(), time.process_time()
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
     known, columns = KINDS["annotation"], event_columns(KINDS["annotation"].number, 1)
-    names = [column.name for column in columns]
     bodies: list[bytes] = []
     while messages:
         for message in consumer.consume(64, 0.2):
@@ -210,8 +209,8 @@ def plain(settings: KafkaSettings, messages: int, client: Any) -> tuple[float, f
                 bodies += BatchBody.decode(open_envelope(value)[0]).events
         if len(bodies) >= 32_768 or not messages:
             rows, _ = decode_events(known.number, 1, columns, bodies)
-            block = Block(TABLE, columns, dict(rows), TABLE)
-            client.raw_insert(TABLE, column_names=names, insert_block=encode(block), fmt="ArrowStream")
+            batch = pa.RecordBatch.from_arrays(list(rows.values()), names=list(rows))
+            client.raw_insert(TABLE, column_names=list(rows), insert_block=encode(batch), fmt="ArrowStream")
             bodies = []
     consumer.close()
     return time.perf_counter() - started, time.process_time() - used

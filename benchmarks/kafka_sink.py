@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from clickhouse_sink import bodies_of, values
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
@@ -29,7 +30,6 @@ from rlhf_audit_ledger.batch import BATCH_TYPE, NO_BATCH, BatchBody, encode_batc
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_schemas.kinds import KINDS
 from rlhf_audit_sinks.clickhouse.arrow import encode
-from rlhf_audit_sinks.clickhouse.blocks import Block
 from rlhf_audit_sinks.clickhouse.columns import event_columns
 from rlhf_audit_sinks.clickhouse.engine import EmbeddedEngine
 from rlhf_audit_sinks.clickhouse.event_decoder import decode_events
@@ -163,9 +163,8 @@ def plain(settings: KafkaSettings, client: Any, messages: int) -> Times:
                 bodies += BatchBody.decode(open_envelope(value)[0]).events
         if len(bodies) >= 32_768 or not messages:
             rows, _ = decode_events(known.number, 1, columns, bodies)
-            block = Block(TABLE, columns, dict(rows), TABLE)
-            names = [column.name for column in columns]
-            client.raw_insert(TABLE, column_names=names, insert_block=encode(block), fmt="ArrowStream")
+            batch = pa.RecordBatch.from_arrays(list(rows.values()), names=list(rows))
+            client.raw_insert(TABLE, column_names=list(rows), insert_block=encode(batch), fmt="ArrowStream")
             bodies = []
     consumer.close()
     return clock.read()

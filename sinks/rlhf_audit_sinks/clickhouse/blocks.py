@@ -15,6 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from rlhf_audit_ledger.batch import BatchBody, event_digest, open_envelope
 from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.entries import QUARANTINE, EntryClass, event_class
@@ -23,25 +26,25 @@ from rlhf_audit_ledger.merkle import leaf_hash
 from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
+from rlhf_audit_sinks.clickhouse.arrow import arrow_type, batch_of
 from rlhf_audit_sinks.clickhouse.columns import DATABASE, LEDGER_COLUMNS, TIME, Column, event_columns
 from rlhf_audit_sinks.clickhouse.event_decoder import decode_events
 
 _QUARANTINE_HEAD = bytes((1, EntryClass.QUARANTINE))
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Block:
-    """Rows of one table: columns of one length. ``part`` tells two blocks for one table apart."""
+    """Rows of one table, an Arrow record batch. ``part`` tells two blocks for one table apart."""
 
     table: str
-    columns: tuple[Column, ...]
-    values: dict[str, list[Any]]
+    batch: Any
     part: str
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(next(iter(self.values.values())))
+        return int(self.batch.num_rows)
 
 
 FINDINGS_TABLE = f"{DATABASE}.findings"
@@ -111,9 +114,50 @@ WINDOW_COLUMNS = (
 
 @dataclass(slots=True)
 class _Place:
-    """Ledger columns of the events of one table, gathered before they are decoded."""
+    """Where the events of one table stand in the record, batch by batch."""
 
-    rows: dict[str, list[Any]] = field(default_factory=lambda: {column.name: [] for column in LEDGER_COLUMNS})
+    batches: list[BatchFacts] = field(default_factory=list)
+    indexes: list[Any] = field(default_factory=list)
+    seqs: list[Any] = field(default_factory=list)
+    leaves: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    def add(
+        self, batch: BatchFacts, first_index: int, at: Any, leaves: Sequence[bytes], bodies: Sequence[bytes]
+    ) -> None:
+        """Gather events of a batch: ``at`` holds their positions in it."""
+        self.batches.append(batch)
+        self.indexes.append(at + first_index)
+        self.seqs.append(at + batch.first_seq)
+        self.leaves += leaves
+        self.bodies += bodies
+
+    def ledger_batch(self, close: Close, schema: int) -> Any:
+        """The columns of the ledger, a row per event."""
+        count, each = len(self.bodies), [len(seqs) for seqs in self.seqs]
+        producers = [batch.producer for batch in self.batches]
+        words = list(dict.fromkeys(producers))
+        values = {
+            "stream": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [close.stream]),
+            "partition": np.full(count, close.partition),
+            "window": np.full(count, close.window),
+            "leaf_index": np.concatenate(self.indexes),
+            "leaf_hash": self.leaves,
+            "producer": pa.DictionaryArray.from_arrays(
+                np.repeat(np.array([words.index(name) for name in producers], np.int32), each), words
+            ),
+            "epoch": np.repeat([batch.epoch for batch in self.batches], each),
+            "seq": np.concatenate(self.seqs),
+            "schema": np.full(count, schema),
+            "body": self.bodies,
+        }
+        arrays = [
+            values[column.name]
+            if column.type.startswith("LowCardinality")
+            else pa.array(values[column.name], type=arrow_type(column.avro))
+            for column in LEDGER_COLUMNS
+        ]
+        return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in LEDGER_COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +187,15 @@ def blocks_of(window: Sequence[Sealed]) -> WindowBlocks:
     blocks: dict[str, Block] = {}
     findings: dict[str, list[Any]] = {column.name: [] for column in FINDING_COLUMNS}
     for (kind, schema), place in sorted(places.items()):
-        _decode(blocks, findings, kind, schema, place.rows)
+        _decode(blocks, findings, (kind, schema), place.ledger_batch(close, schema), place.bodies)
     found = [block for block in blocks.values() if block.rows]
     if findings["leaf_index"]:
-        found.append(Block(FINDINGS_TABLE, FINDING_COLUMNS, findings, FINDINGS_TABLE))
-    found.append(Block(MESSAGES_TABLE, MESSAGE_COLUMNS, messages, MESSAGES_TABLE))
+        found.append(Block(FINDINGS_TABLE, batch_of(FINDING_COLUMNS, findings), FINDINGS_TABLE))
+    found.append(Block(MESSAGES_TABLE, batch_of(MESSAGE_COLUMNS, messages), MESSAGES_TABLE))
     close_hash = leaf_hash(last.record.close)
     row = _window_row(close, close_hash, last, erased=erased, findings=len(findings["leaf_index"]))
-    found.append(Block(WINDOWS_TABLE, WINDOW_COLUMNS, {name: [value] for name, value in row.items()}, WINDOWS_TABLE))
+    window_row = batch_of(WINDOW_COLUMNS, {name: [value] for name, value in row.items()})
+    found.append(Block(WINDOWS_TABLE, window_row, WINDOWS_TABLE))
     return WindowBlocks(close, close_hash, first_m, tuple(found))
 
 
@@ -227,55 +272,44 @@ def _add_events(places: dict[tuple[int, int], _Place], close: Close, index: int,
     events: Sequence[bytes] = BatchBody.decode(open_envelope(one.record.value)[0]).events
     if len(events) != len(leaves):
         raise FormatError(f"offset {one.header.offset}: {len(leaves)} leaves for {len(events)} events")
-    indexes = range(index + own, index + own + len(events))
-    seqs = range(batch.first_seq, batch.end_seq)
+    at = np.arange(len(events), dtype=np.int64)
     if b"" in events:
         nothing = leaf_hash(bytes((1, event_class(close.stream))) + event_digest(batch.kind, batch.schema, b""))
-        kept = [n for n, event in enumerate(events) if event or leaves[n] == nothing]
-    else:
-        kept = None
-    rows = places.setdefault((batch.kind, batch.schema), _Place()).rows
-    count = len(events) if kept is None else len(kept)
-    rows["stream"] += [close.stream] * count
-    rows["partition"] += [close.partition] * count
-    rows["window"] += [close.window] * count
-    rows["producer"] += [batch.producer] * count
-    rows["epoch"] += [batch.epoch] * count
-    rows["schema"] += [batch.schema] * count
-    rows["leaf_index"] += _kept(indexes, kept)
-    rows["leaf_hash"] += _kept(leaves, kept)
-    rows["seq"] += _kept(seqs, kept)
-    rows["body"] += _kept(events, kept)
-    return len(events) - count
-
-
-def _kept(values: Sequence[Any], kept: list[int] | None) -> Sequence[Any]:
-    return values if kept is None else [values[n] for n in kept]
+        at = np.array([n for n, event in enumerate(events) if event or leaves[n] == nothing], np.int64)
+        kept = at.tolist()
+        leaves, events = [leaves[n] for n in kept], [events[n] for n in kept]
+    places.setdefault((batch.kind, batch.schema), _Place()).add(batch, index + own, at, leaves, events)
+    return len(one.leaves) - own - len(events)
 
 
 def _decode(
-    blocks: dict[str, Block], findings: dict[str, list[Any]], kind: int, schema: int, rows: dict[str, list[Any]]
+    blocks: dict[str, Block],
+    findings: dict[str, list[Any]],
+    written_as: tuple[int, int],
+    ledger: Any,
+    bodies: Sequence[bytes],
 ) -> None:
     """Turn gathered events into rows of their kind's table; what cannot be decoded goes to ``findings``."""
+    kind, schema = written_as
     known = KINDS_BY_NUMBER.get(kind)
     if known is None or schema not in known.versions:
-        bad = dict.fromkeys(range(len(rows["body"])), "unknown_kind")
-        columns: tuple[Column, ...] = ()
-        values: dict[str, list[Any]] = {}
+        bad = dict.fromkeys(range(len(bodies)), "unknown_kind")
+        arrays: dict[str, Any] = {}
     else:
-        columns = event_columns(kind, schema)
-        values, bad = decode_events(kind, schema, columns, rows["body"])
+        arrays, bad = decode_events(kind, schema, event_columns(kind, schema), bodies)
     if bad:
-        for name in rows:
-            findings[name] += [rows[name][n] for n in bad]
+        refused = ledger.take(pa.array(list(bad)))
+        for column in LEDGER_COLUMNS:
+            findings[column.name] += refused.column(column.name).to_pylist()
         findings["kind"] += [kind] * len(bad)
         findings["reason"] += bad.values()
-        rows = {name: [value for n, value in enumerate(column) if n not in bad] for name, column in rows.items()}
-    if known is None or not rows["body"]:
+        ledger = ledger.take(pa.array([n for n in range(len(bodies)) if n not in bad], type=pa.int64()))
+    if known is None or not ledger.num_rows:
         return
     table = f"{DATABASE}.{known.name}"
     part = table if schema == 1 else f"{table}.v{schema}"
-    blocks[part] = Block(table, (*LEDGER_COLUMNS, *columns), {**rows, **values}, part)
+    names = [*ledger.schema.names, *arrays]
+    blocks[part] = Block(table, pa.RecordBatch.from_arrays([*ledger.columns, *arrays.values()], names=names), part)
 
 
 def _window_row(close: Close, close_hash: bytes, last: Sealed, *, erased: int, findings: int) -> dict[str, Any]:

@@ -114,8 +114,8 @@ class ClickHouseSink:
         try:
             self._client.raw_insert(
                 block.table,
-                column_names=[column.name for column in block.columns],
-                insert_block=encode(block),
+                column_names=block.batch.schema.names,
+                insert_block=encode(block.batch),
                 settings={
                     "async_insert": 0,
                     "insert_deduplicate": 1,
