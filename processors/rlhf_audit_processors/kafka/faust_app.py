@@ -30,11 +30,13 @@ with warnings.catch_warnings():
     import faust
     from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
     from faust import streams
+    from faust.tables.manager import TableManager
     from faust.transport.drivers import aiokafka as driver
     from mode.utils import logging as mode_logging
 
 ROLE = "seal"
 _FETCH_BYTES = 4 << 20  # of one partition in one answer
+_FETCH_WAIT_MS = 100  # the first fetch behind a seek waits for the answer to the one before it
 _BUFFERED_EVENTS = 64  # messages, each up to a megabyte
 
 
@@ -91,6 +93,7 @@ def make_app(kafka: KafkaSettings, *, instance: str | None, patience: Patience, 
         stream_wait_empty=False,
         stream_buffer_maxsize=_BUFFERED_EVENTS,
         table_standby_replicas=0,
+        TableManager=_NoTables,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=_FETCH_BYTES,
         consumer_group_instance_id=instance,
@@ -117,7 +120,7 @@ class _Thread(driver.AIOKafkaConsumerThread):
         self._assignor = RoundRobinPartitionAssignor
         return aiokafka.AIOKafkaConsumer(
             **{
-                "fetch_max_wait_ms": 500,
+                "fetch_max_wait_ms": _FETCH_WAIT_MS,
                 **_fitting(aiokafka.AIOKafkaConsumer, kafka.aiokafka()),
                 "client_id": app.sealer_client_id,
                 "group_id": app.conf.id,
@@ -161,6 +164,14 @@ class _Producer(driver.Producer):
 class _Transport(driver.Transport):
     Consumer = _Consumer
     Producer = _Producer
+
+
+class _NoTables(TableManager):
+    """Faust's own waits a second at each start, so that tables may be added: there are none."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class _App(faust.App):
