@@ -7,12 +7,15 @@ raises loses messages that were never sealed. ``tests/kafka/test_sealer.py`` sho
 from __future__ import annotations
 
 import ast
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from faust.tables.manager import TableManager
 
 import rlhf_audit_processors.kafka as package
 from rlhf_audit_processors.kafka.faust_app import Patience, make_app, need_compiled_streams
@@ -130,6 +133,28 @@ def test_the_app_and_its_clients_are_set_as_the_design_says(tmp_path: Path) -> N
     extra = app.transport.Producer._settings_extra(type("Producer", (), {"app": app})())
     assert (extra["acks"], extra["enable_idempotence"]) == ("all", True)
     assert extra["request_timeout_ms"] == 6_000
+
+
+def test_a_start_waits_for_no_tables_and_still_starts_what_faust_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app: Any = make_app(KafkaSettings("127.0.0.1:1"), instance=None, patience=Patience(), data_dir=str(tmp_path))
+    done: list[str] = []
+
+    def noted(name: str) -> Callable[..., Awaitable[None]]:
+        async def note(*_: object) -> None:
+            done.append(name)
+
+        return note
+
+    monkeypatch.setattr(app.tables, "_recovery", SimpleNamespace(start=noted("recovery")))
+    for name in ("sleep", "_update_channels"):
+        monkeypatch.setattr(app.tables, name, noted(name))
+    asyncio.run(app.tables.on_start())
+    assert done == ["_update_channels", "recovery"]
+    done.clear()
+    asyncio.run(TableManager.on_start(app.tables))  # Faust's own, which waits: without that ours would not be needed
+    assert done == ["sleep", "_update_channels", "recovery"]
 
 
 def test_the_libraries_never_log_messages(tmp_path: Path) -> None:
