@@ -119,7 +119,7 @@ def test_a_folder_that_is_not_there_is_refused(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["SELECT 1"] if command == "sql" else []
-    assert cli.main([command, str(tmp_path / "nowhere"), *more]) == 2
+    assert cli.main([command, str(tmp_path / "nowhere"), *more]) == 3
     assert "no trail at" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

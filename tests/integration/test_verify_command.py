@@ -150,5 +150,20 @@ def test_forge_shows_each_forgery_and_leaves_the_trail_alone(
     assert main(["verify", str(resealed), *key]) == 1  # the remembered checkpoint
 
 
+def test_forge_finds_a_vault_that_lies_elsewhere(
+    trail: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(trail, tmp_path / "moved")
+    (moved / "vault").rename(tmp_path / "elsewhere")
+    (moved / "config.toml").write_text('vault_dir = "../elsewhere"\n', encoding="utf-8")
+    assert main(["forge", str(moved)]) == 0
+    assert capsys.readouterr().out.count("as it should") == 8
+
+
+def test_forge_without_a_ledger_has_nothing_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forge", str(tmp_path)]) == 3
+    assert "holds no ledger" in capsys.readouterr().err
+
+
 def test_forge_refuses_to_write_into_the_trail(trail: Path) -> None:
     assert main(["forge", str(trail), "--out", str(trail / "forged")]) == 2

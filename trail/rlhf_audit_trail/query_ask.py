@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, CouldNotCheckError, TransportError
+from rlhf_audit_schemas.errors import AuditTrailError, CouldNotCheckError, TransportError
 from rlhf_audit_sinks.clickhouse.columns import DATABASE
 from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.places import StoredTrail, clickhouse_password
@@ -209,7 +209,7 @@ def asker_of(
 
     directory, limits = trail.directory, limits or Limits(max_threads=2)
     if not directory.is_dir():
-        raise ConfigError(f"no trail at {directory}: give its folder as the first argument")
+        raise CouldNotCheckError(f"no trail at {directory}: give its folder as the first argument")
     if trail.settings.clickhouse_host:
         server = ServerAsker(directory, trail.settings, limits)
         try:

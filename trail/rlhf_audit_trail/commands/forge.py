@@ -23,7 +23,9 @@ from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags
 if TYPE_CHECKING:
     from rlhf_audit_auditor.report import Report
     from rlhf_audit_stores.keys import TrailKeys
+    from rlhf_audit_stores.objects import ObjectStore
     from rlhf_audit_trail.forgeries import Forgery
+    from rlhf_audit_trail.places import StoredTrail
 
 HELP = "forge copies of a trail in every way we know and verify each"
 EXAMPLES = """\
@@ -52,38 +54,40 @@ class Row:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rlhf_audit_schemas.errors import ConfigError
+    from rlhf_audit_auditor.verify import Options, verify
+    from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError
     from rlhf_audit_stores.keys import load_keys
+    from rlhf_audit_trail.places import StoredTrail, evidence_of
 
     trail: Path = args.directory
-    if not (trail / "objects").is_dir():
-        raise ConfigError(f"no trail at {trail}: it has no folder objects/")
+    stored = StoredTrail.of(trail)
+    if not stored.holds_ledger():
+        raise CouldNotCheckError(f"{trail} holds no ledger")
     keys = load_keys(trail / "keys")
     if args.out is not None and args.out.resolve().is_relative_to(trail.resolve()):
         raise ConfigError(f"--out {args.out} lies in the trail itself: forgeries are done to copies elsewhere")
     if args.out is not None and args.out.exists():
         raise ConfigError(f"--out {args.out} exists: name a new folder")
-    honest = _verify(trail, trail, expect=False)
+    honest = verify(evidence_of(trail, stored.settings), Options())
     if honest.exit_code:
         print(f"the trail itself does not verify (exit {honest.exit_code}): nothing to show", file=sys.stderr)
         return honest.exit_code
     if args.out is not None:
         make_folders_durably(RealDisk(), args.out)  # copies hold what the trail holds
-        return _forge_all(trail, args.out, keys, is_kept=True)
+        return _forge_all(stored, args.out, keys, is_kept=True)
     with tempfile.TemporaryDirectory(prefix="rlhf-audit-forge-") as folder:
-        return _forge_all(trail, Path(folder), keys, is_kept=False)
+        return _forge_all(stored, Path(folder), keys, is_kept=False)
 
 
-def _forge_all(trail: Path, out: Path, keys: TrailKeys, *, is_kept: bool) -> int:
+def _forge_all(trail: StoredTrail, out: Path, keys: TrailKeys, *, is_kept: bool) -> int:
     from rlhf_audit_trail.forgeries import FORGERIES
     from rlhf_audit_trail.reseal import NothingToForgeError
 
     rows: list[Row] = []
     for forgery in FORGERIES:
         copy = out / forgery.name.replace(" ", "-")
-        for name in ("objects", "vault"):
-            if (trail / name).is_dir():
-                shutil.copytree(trail / name, copy / name)
+        for name, store in (("objects", trail.objects), ("vault", trail.vault)):
+            _fetch(store, copy / name)
         try:
             done = forgery.does(copy, keys)
         except NothingToForgeError as error:
@@ -99,7 +103,16 @@ def _forge_all(trail: Path, out: Path, keys: TrailKeys, *, is_kept: bool) -> int
     return _table(rows)
 
 
-def _judge(trail: Path, copy: Path, forgery: Forgery) -> list[Row]:
+def _fetch(store: ObjectStore, into: Path) -> None:
+    """Everything in a store as files, wherever it lies; for nobody else's eyes."""
+    for info in store.list(""):
+        path = into / info.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_bytes(store.get(info.name))
+
+
+def _judge(trail: StoredTrail, copy: Path, forgery: Forgery) -> list[Row]:
     rows = []
     alone, knowing = "verify --no-memory", "verify --expect CHECKPOINT"
     asked = [(alone, False, 1)] if forgery.caught_alone else [(alone, False, 0), (knowing, True, 1)]
@@ -116,14 +129,14 @@ def _judge(trail: Path, copy: Path, forgery: Forgery) -> list[Row]:
     return rows
 
 
-def _verify(trail: Path, copy: Path, *, expect: bool) -> Report:
+def _verify(trail: StoredTrail, copy: Path, *, expect: bool) -> Report:
     """Verify a copy under the true trail's public key, without memory."""
     from rlhf_audit_auditor.opening import open_trail
     from rlhf_audit_auditor.verify import Options, verify
 
-    opened = open_trail(copy, vkey_file=trail / "keys" / "log.vkey", vault_key_file=trail / "keys" / "vault.key")
-    known = (trail / "objects" / "global" / "checkpoint").read_bytes() if expect else None
-    return verify(opened, Options(expect=known))
+    keys = trail.directory / "keys"
+    opened = open_trail(copy, vkey_file=keys / "log.vkey", vault_key_file=keys / "vault.key")
+    return verify(opened, Options(expect=trail.objects.get("global/checkpoint") if expect else None))
 
 
 def _table(rows: list[Row]) -> int:
