@@ -27,18 +27,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from clickhouse_sink import bodies_of
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
-from kafka_sink import TABLE, with_engine
+from kafka_sink import insert_plain, with_engine
 from machine import machine
 
 from rlhf_audit_ledger.batch import BATCH_TYPE, NO_BATCH, BatchBody, encode_batch, open_envelope
 from rlhf_audit_ledger.ed25519 import SeedSigner
 from rlhf_audit_schemas.kinds import KINDS
-from rlhf_audit_sinks.clickhouse.arrow import encode
-from rlhf_audit_sinks.clickhouse.columns import event_columns
-from rlhf_audit_sinks.clickhouse.event_decoder import decode_events
 from rlhf_audit_stores.kafka.settings import KafkaSettings
 from rlhf_audit_stores.kafka.tail import PartitionTail
 from rlhf_audit_stores.kafka.topics import sealed_topic, source_topic
@@ -199,7 +195,6 @@ def plain(settings: KafkaSettings, messages: int, client: Any) -> tuple[float, f
     topic = source_topic(settings.topic_prefix, STREAM)
     started, used = time.perf_counter(), time.process_time()
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
-    known, columns = KINDS["annotation"], event_columns(KINDS["annotation"].number, 1)
     bodies: list[bytes] = []
     while messages:
         for message in consumer.consume(64, 0.2):
@@ -208,9 +203,7 @@ def plain(settings: KafkaSettings, messages: int, client: Any) -> tuple[float, f
                 messages -= 1
                 bodies += BatchBody.decode(open_envelope(value)[0]).events
         if len(bodies) >= 32_768 or not messages:
-            rows, _ = decode_events(known.number, 1, columns, bodies)
-            batch = pa.RecordBatch.from_arrays(list(rows.values()), names=list(rows))
-            client.raw_insert(TABLE, column_names=list(rows), insert_block=encode(batch), fmt="ArrowStream")
+            insert_plain(client, bodies)
             bodies = []
     consumer.close()
     return time.perf_counter() - started, time.process_time() - used

@@ -147,13 +147,20 @@ def follow(settings: KafkaSettings, trail: Path, store: WindowStore, events: int
     return started[0].read()
 
 
+def insert_plain(client: Any, bodies: list[bytes]) -> None:
+    """Decode annotations and insert them, with no column of the ledger and no token."""
+    kind = KINDS["annotation"].number
+    columns, _ = decode_events(kind, 1, event_columns(kind, 1), bodies)
+    batch = pa.RecordBatch.from_pydict(columns)
+    client.raw_insert(TABLE, column_names=batch.schema.names, insert_block=encode(batch), fmt="ArrowStream")
+
+
 def plain(settings: KafkaSettings, client: Any, messages: int) -> Times:
     """Seconds of a loop that consumes, decodes and inserts, and does nothing else."""
     consumer = Consumer(settings.consumer_config("plain"))
     topic = sealed_topic(settings.topic_prefix, "annotations")
     clock = Clock()
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
-    known, columns = KINDS["annotation"], event_columns(KINDS["annotation"].number, 1)
     bodies: list[bytes] = []
     while messages:
         for message in consumer.consume(64, 0.2):
@@ -162,9 +169,7 @@ def plain(settings: KafkaSettings, client: Any, messages: int) -> Times:
             if value[:1] == BATCH_TYPE:
                 bodies += BatchBody.decode(open_envelope(value)[0]).events
         if len(bodies) >= 32_768 or not messages:
-            rows, _ = decode_events(known.number, 1, columns, bodies)
-            batch = pa.RecordBatch.from_arrays(list(rows.values()), names=list(rows))
-            client.raw_insert(TABLE, column_names=list(rows), insert_block=encode(batch), fmt="ArrowStream")
+            insert_plain(client, bodies)
             bodies = []
     consumer.close()
     return clock.read()

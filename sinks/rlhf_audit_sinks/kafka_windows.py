@@ -30,11 +30,8 @@ from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_ledger.state import SealState
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError, TamperError
 from rlhf_audit_sinks.alarms import Alarm, write_alarm
-from rlhf_audit_sinks.sealed_windows import (
-    SealedGapError,
-    WindowAssembler,
-    check_stored,
-)
+from rlhf_audit_sinks.consumer_position import Key, committed_offset, first_offset, seek
+from rlhf_audit_sinks.sealed_windows import SealedGapError, WindowAssembler, check_stored
 from rlhf_audit_sinks.sink_group import SESSION_TIMEOUT_S, group_config
 from rlhf_audit_sinks.topic_feed import FIRST_PAUSE_S, Feed, GrowingPause
 from rlhf_audit_sinks.topic_position import locate
@@ -49,14 +46,11 @@ from rlhf_audit_stores.kafka.wire import strip_header
 logger = logging.getLogger(__name__)
 
 _FETCH = 64  # messages taken at a time: at most as many wait here while the store is down
-_POLL_S, _ASK_S = 0.2, 5.0
+_POLL_S = 0.2
 _PLACE_SILENCE_S = 5.0  # the others wait while one is asked for
 _LONGEST_PAUSE_S = 5.0
 _OTHERS_SHARE = 4  # of the time that asking in vain takes
 _LEAVE_S = 15.0
-_SEEK_TRIES, _SEEK_PAUSE_S = 100, 0.05  # a partition that was just assigned takes a moment before it can be moved
-
-Key = tuple[str, int]  # topic and partition
 
 
 class WindowFollower:
@@ -228,7 +222,7 @@ class WindowFollower:
             offset = self._locate(key, state, feed, keep_on)
             self._active_at = time.monotonic()
             if keep_on():
-                self._seek(key, offset)
+                seek(self._consumer, key, offset)
                 feed.assembler = WindowAssembler(feed.settings, self._quarantine_key, state)
                 feed.waiting, feed.next_offset, feed.stored_offset = None, offset, offset
                 feed.is_from_the_start = False
@@ -248,28 +242,9 @@ class WindowFollower:
 
     def _locate(self, key: Key, state: SealState | None, feed: Feed, keep_on: Callable[[], bool]) -> int:
         if state is None or feed.is_from_the_start:
-            try:
-                return int(self._consumer.get_watermark_offsets(TopicPartition(*key), timeout=_ASK_S)[0])
-            except (KafkaException, TypeError) as error:
-                raise BrokerError(f"{key[0]}[{key[1]}]: no answer to where it begins") from error
+            return first_offset(self._consumer, key)
         with PartitionTail(self._kafka, *key, silence_s=_PLACE_SILENCE_S) as tail:
-            return locate(tail, state, guess=self._committed(key), keep_on=keep_on)
-
-    def _committed(self, key: Key) -> int:
-        try:
-            return int(self._consumer.committed([TopicPartition(*key)], timeout=_ASK_S)[0].offset)
-        except KafkaException:
-            return -1  # only a guess
-
-    def _seek(self, key: Key, offset: int) -> None:
-        for _ in range(_SEEK_TRIES):
-            try:
-                self._consumer.seek(TopicPartition(*key, offset))
-                return
-            except KafkaException as error:
-                last = error
-                time.sleep(_SEEK_PAUSE_S)
-        raise BrokerError(f"{key[0]}[{key[1]}]: cannot go to offset {offset}: {last.args[0].str()}")
+            return locate(tail, state, guess=committed_offset(self._consumer, key), keep_on=keep_on)
 
     def _place_again(self, feed: Feed) -> None:
         feed.assembler, feed.waiting = None, None

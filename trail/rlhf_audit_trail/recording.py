@@ -30,12 +30,12 @@ from rlhf_audit_producers.spool import RecordingError, Spool, exit_reason
 from rlhf_audit_producers.spool_claims import Claims
 from rlhf_audit_producers.spool_queue import Submission
 from rlhf_audit_producers.spool_writer import SpoolSettings
-from rlhf_audit_schemas.errors import AuditTrailError, ConfigError, FormatError
+from rlhf_audit_schemas.errors import ConfigError
 from rlhf_audit_schemas.kinds import KINDS, Kind
 from rlhf_audit_stores.disk import Disk, RealDisk
 from rlhf_audit_trail import __version__, runtime_start
+from rlhf_audit_trail._intake import Intake
 from rlhf_audit_trail._opening import absolute, identified, told, warn_of_network
-from rlhf_audit_trail.counting import counted
 from rlhf_audit_trail.ledger_facts import ledger_facts
 from rlhf_audit_trail.node_kit import producer_on
 from rlhf_audit_trail.rows import RowsEncoder, annotation_rows, completed, first_length, held_bytes, rollout_rows
@@ -88,11 +88,8 @@ class AuditTrail:
             "queue_events": queue_events,
         }
         self._disk: Disk = RealDisk() if disk is None else disk
-        self._spool: Spool | None = None
-        self._is_warned = self._has_raised = False
-        self._failed_kinds: set[str] = set()
+        self._intake = Intake(strict=strict)
         self._leaves_run_id = False
-        self._unrecorded = 0
         self._pid = os.getpid()
         self.identity: RunIdentity = identified(
             self.directory / "spool", self._disk, strict=strict, run_id=run_id, rank=rank, world_size=world_size
@@ -114,7 +111,7 @@ class AuditTrail:
             warn_of_network(self.directory / "spool", strict=self.strict)
             facts = ledger_facts(self.directory, settings, self._disk)
             claims = Claims(self.directory / "spool", self.run_id, self.rank)
-            self._spool = Spool(
+            spool = self._intake.spool = Spool(
                 SpoolSettings(
                     directory=self.directory,
                     facts=facts,
@@ -130,7 +127,7 @@ class AuditTrail:
                 every_turn=RuntimeKeeper(self.directory, how["brokers"]).look if how["runtime"] else None,
                 leave=self._end,
             )
-            self._spool.start(wait_s=10.0 if self.strict else 0.0)
+            spool.start(wait_s=10.0 if self.strict else 0.0)
         except Exception as error:  # noqa: BLE001 - the boundary to the training, which must not die of us
             self._fail(error)
 
@@ -152,12 +149,12 @@ class AuditTrail:
     @property
     def producer(self) -> str:
         """Id under which this process records."""
-        return self.identity.producer if self._spool is None else self._spool.producer
+        return self.identity.producer if self._intake.spool is None else self._intake.spool.producer
 
     @property
     def counts(self) -> WriterCounts | None:
         """Events durable and lost in this process, as far as the writer has come; None if nothing can be recorded."""
-        return None if self._spool is None else self._spool.counts
+        return None if self._intake.spool is None else self._intake.spool.counts
 
     def record(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Record one event. ``salt``, ``ts_us``, ``run_id``, ``rank`` and nullable fields may be left out.
@@ -169,7 +166,7 @@ class AuditTrail:
         def submit() -> None:
             record = completed(known, fields, ts_us=_now_us(), run_id=self.run_id, rank=self.rank)
             encode = known.codec.encode
-            self._submit(
+            self._intake.submit(
                 Submission(
                     known,
                     1,
@@ -179,7 +176,7 @@ class AuditTrail:
                 )
             )
 
-        self._guarded(known, 1, submit)
+        self._intake.guarded(known, 1, submit)
 
     def log_annotations(
         self,
@@ -226,7 +223,7 @@ class AuditTrail:
             )
             self._submit_rows(kind, rows, all_ranks)
 
-        self._guarded(kind, first_length(rewards, chosen, labels, rankings, responses), submit)
+        self._intake.guarded(kind, first_length(rewards, chosen, labels, rankings, responses), submit)
 
     def log_rollouts(
         self,
@@ -248,38 +245,18 @@ class AuditTrail:
             rows = rollout_rows(prompts=prompts, completions=completions, rewards=rewards, step=step, ids=ids)
             self._submit_rows(kind, rows, all_ranks)
 
-        self._guarded(kind, first_length(completions, prompts), submit)
+        self._intake.guarded(kind, first_length(completions, prompts), submit)
 
     def declare_lost(self, kind: str, count: int) -> None:
         """Say in the ledger that ``count`` events could not be made; a strict trail refuses what follows."""
-        self._declare(_kind(kind), count)
-
-    def _guarded(self, kind: Kind, count: int, submit: Callable[[], None]) -> None:
-        """A defect of ours, or of an object we were given, stops no training: the events are declared as lost."""
-        try:
-            submit()
-        except AuditTrailError:  # columns that do not fit each other; a strict trail
-            raise
-        except Exception as error:
-            if self.strict:
-                raise
-            if kind.name not in self._failed_kinds:
-                self._failed_kinds.add(kind.name)
-                logger.error("%s events could not be recorded: %s", kind.name, type(error).__name__)
-            self._declare(kind, count)
-
-    def _declare(self, kind: Kind, count: int) -> None:
-        if self._spool is None:
-            self._unrecorded += count
-        else:
-            self._spool.put(Submission(kind, count, _never))
+        self._intake.declare(_kind(kind), count)
 
     def _submit_rows(self, kind: Kind, rows: Rows, all_ranks: bool | None) -> None:
         if rows.count == 0 or (all_ranks and self.rank != 0):
             return
         common = {"ts_us": _now_us(), "run_id": self.run_id, "rank": self.rank}
         encoder = RowsEncoder(kind, rows, common, store_text=self.store_text)
-        self._submit(
+        self._intake.submit(
             Submission(
                 kind,
                 rows.count,
@@ -290,24 +267,9 @@ class AuditTrail:
             )
         )
 
-    def _submit(self, item: Submission) -> None:
-        spool = self._spool
-        if spool is None:
-            self._unrecorded += item.count
-            return
-        is_kept = spool.put(item)
-        refusal = spool.refusal
-        if self.strict and not (is_kept and refusal is None and not spool.counts.lost):
-            self._has_raised = True
-            raise RecordingError(f"{item.kind.name} events were lost: {self._why_lost()}")
-        if not is_kept and not self._is_warned:
-            self._is_warned = True
-            how = "the queue is full; the ledger declares how many"
-            logger.warning("events are being lost: %s", how if refusal is None else refusal)
-
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until everything recorded so far is durable in the spool. Returns whether that came to pass."""
-        return self._spool is None or self._spool.flush(timeout_s)
+        return self._intake.spool is None or self._intake.spool.flush(timeout_s)
 
     def close(self, reason: EndReason | None = None) -> None:
         """Write what waits and say that this producer has ended. Idempotent; happens at exit anyway.
@@ -316,12 +278,12 @@ class AuditTrail:
         """
         is_first = self in _OPEN
         self._end(reason)
-        if is_first and self.strict and not self._has_raised and (lost := self._lost):
-            raise RecordingError(f"{counted(lost, 'event')} of {self.producer} lost: {self._why_lost()}")
+        if is_first and self.strict:
+            self._intake.raise_losses(self.producer)
 
     def _end(self, reason: EndReason | None = None) -> None:
         """``close`` where nobody is left who could be stopped."""
-        spool = self._spool
+        spool = self._intake.spool
         is_first = self in _OPEN
         _OPEN.discard(self)
         if spool is not None:
@@ -329,7 +291,7 @@ class AuditTrail:
             if self._how["runtime"] and self._pid == os.getpid():
                 self._ensure_runtime()
         if is_first:
-            self._tell_losses()
+            self._intake.tell_losses(self.producer)
         if self._leaves_run_id and os.environ.get(RUN_ID_VARIABLE) == self.run_id:
             del os.environ[RUN_ID_VARIABLE]
         self._leaves_run_id = False
@@ -358,26 +320,6 @@ class AuditTrail:
         if self.strict:
             raise RecordingError(f"the trail cannot be opened: {told(error)}") from error
         logger.error("nothing will be recorded: %s", told(error))
-
-    @property
-    def _lost(self) -> int:
-        """Events that are not in the spool, as far as is known; exact once it is closed."""
-        return self._unrecorded if self._spool is None else self._spool.unrecorded
-
-    def _why_lost(self) -> str:
-        spool = self._spool
-        if spool is None:
-            return "nothing could be opened"
-        return str(spool.error or dict(spool.counts.lost) or spool.refusal or "the queue is full")
-
-    def _tell_losses(self) -> None:
-        """A run that ends well must not look as if everything of it was recorded."""
-        lost = self._lost
-        if not lost:
-            return
-        is_declared = self._spool is not None and self._spool.is_declared
-        how = "the ledger declares them" if is_declared else "the ledger does not tell how many"
-        logger.error("%s of %s %s lost: %s", counted(lost, "event"), self.producer, "was" if lost == 1 else "were", how)
 
     def _ensure_runtime(self) -> None:
         try:
@@ -408,10 +350,6 @@ def _kind(name: str) -> Kind:
     if kind is None:
         raise ConfigError(f"unknown kind of event {name!r}; known: {', '.join(sorted(KINDS))}")
     return kind
-
-
-def _never() -> list[bytes]:
-    raise FormatError("it could not even be queued")
 
 
 def _now_us() -> int:

@@ -19,7 +19,6 @@ _TYPES = {
     "boolean": pa.bool_(),
     "bytes": pa.binary(),
     "double": pa.float64(),
-    "float": pa.float32(),
     "int": pa.int32(),
     "long": pa.int64(),
     "string": pa.string(),
@@ -45,8 +44,8 @@ def batch_of(columns: Sequence[Column], values: dict[str, Any]) -> Any:
     return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in columns])
 
 
-def array_of(column: Column, values: list[Any]) -> Any:
-    """A list of values as an array of the column's type."""
+def array_of(column: Column, values: Any) -> Any:
+    """Values, a list or numpy's, as an array of the column's type."""
     array = pa.array(values, type=arrow_type(column.avro))
     return encode_words(array) if column.type.startswith("LowCardinality") else array
 

@@ -26,7 +26,7 @@ from rlhf_audit_ledger.merkle import leaf_hash
 from rlhf_audit_ledger.seal import Sealed
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_schemas.kinds import KINDS_BY_NUMBER
-from rlhf_audit_sinks.clickhouse.arrow import arrow_type, batch_of
+from rlhf_audit_sinks.clickhouse.arrow import array_of, batch_of
 from rlhf_audit_sinks.clickhouse.columns import DATABASE, LEDGER_COLUMNS, TIME, Column, event_columns
 from rlhf_audit_sinks.clickhouse.event_decoder import decode_events
 
@@ -134,27 +134,26 @@ class _Place:
 
     def ledger_batch(self, close: Close, schema: int) -> Any:
         """The columns of the ledger, a row per event."""
-        count, each = len(self.bodies), [len(seqs) for seqs in self.seqs]
-        producers = [batch.producer for batch in self.batches]
-        words = list(dict.fromkeys(producers))
-        values = {
-            "stream": pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [close.stream]),
-            "partition": np.full(count, close.partition),
-            "window": np.full(count, close.window),
+        count = len(self.batches)
+        of_batch = {
+            "stream": [close.stream] * count,
+            "partition": [close.partition] * count,
+            "window": [close.window] * count,
+            "producer": [batch.producer for batch in self.batches],
+            "epoch": [batch.epoch for batch in self.batches],
+            "schema": [schema] * count,
+        }
+        of_event = {
             "leaf_index": np.concatenate(self.indexes),
             "leaf_hash": self.leaves,
-            "producer": pa.DictionaryArray.from_arrays(
-                np.repeat(np.array([words.index(name) for name in producers], np.int32), each), words
-            ),
-            "epoch": np.repeat([batch.epoch for batch in self.batches], each),
             "seq": np.concatenate(self.seqs),
-            "schema": np.full(count, schema),
             "body": self.bodies,
         }
+        batch_of_event = pa.array(np.repeat(np.arange(count), [len(seqs) for seqs in self.seqs]))
         arrays = [
-            values[column.name]
-            if column.type.startswith("LowCardinality")
-            else pa.array(values[column.name], type=arrow_type(column.avro))
+            array_of(column, of_event[column.name])
+            if column.name in of_event
+            else array_of(column, of_batch[column.name]).take(batch_of_event)
             for column in LEDGER_COLUMNS
         ]
         return pa.RecordBatch.from_arrays(arrays, names=[column.name for column in LEDGER_COLUMNS])

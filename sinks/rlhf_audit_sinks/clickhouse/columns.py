@@ -89,7 +89,6 @@ _SCALARS: Mapping[str, str] = {
     "boolean": "Bool",
     "int": "Int32",
     "long": "Int64",
-    "float": "Float32",
     "double": "Float64",
     "bytes": "String",
     "string": "String",
@@ -186,8 +185,6 @@ def _scalar(name: str, avro: Any, names: dict[str, Any]) -> tuple[str, str]:
     if isinstance(kind, dict):
         if kind["type"] == "fixed":
             return f"FixedString({kind['size']})", f"fixed{kind['size']}"
-        if kind["type"] == "enum":
-            return "String", "string"
         if isinstance(kind["type"], str) and kind["type"] in _SCALARS:
             return _SCALARS[kind["type"]], kind["type"]
     raise FormatError(f"{name}: this Avro type has no column; keep schemas flat")

@@ -7,7 +7,7 @@ row of another one.
 
 Fields are read one after the other, each from all bodies at the same time
 (``body_cursors``), in numpy. Only arrays that are not empty are read event by
-event. ``AvroCodec`` is the oracle in the tests.
+event. ``AvroCodec`` and ``StrictCodec`` are the oracles in the tests.
 """
 
 from __future__ import annotations
