@@ -22,12 +22,11 @@ from rlhf_audit_ledger.genesis import Genesis, ledger_id, verify_genesis
 from rlhf_audit_ledger.globallog import genesis_of, is_checkpoint, signature_of
 from rlhf_audit_ledger.ids import global_origin, log_origin
 from rlhf_audit_ledger.merkle import leaf_hashes, node_hash
-from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT, GLOBAL_PREFIX
 from rlhf_audit_ledger.tiles import TILE_WIDTH, TileError, TileReader, parse_path
 from rlhf_audit_schemas.errors import FormatError, TamperError
 from rlhf_audit_schemas.kinds import shipped_schemas
 
-CHECKPOINT = f"{GLOBAL_PREFIX}/checkpoint"
 _LEAVES_BEFORE_CHECKPOINTS = 2
 
 
@@ -91,12 +90,12 @@ def open_global(objects: Evidence, public_key: bytes | None, findings: Findings)
     key = LogKey(public_key or genesis.log_key, genesis.keys_of("cosigner"))
     view = GlobalLog(genesis_bytes, genesis, ledger_id(genesis_bytes), key, data, None, size)
     if data is None:
-        findings.add("checkpoint", "is missing", obj=CHECKPOINT)
+        findings.add("checkpoint", "is missing", obj=GLOBAL_CHECKPOINT)
     else:
-        view.statement = key.open(data, view.origin, findings, obj=CHECKPOINT)
+        view.statement = key.open(data, view.origin, findings, obj=GLOBAL_CHECKPOINT)
         if view.statement is not None and view.statement.size != size:
             message = f"signs size {view.statement.size}, the stored bundles end at {size}"
-            findings.add("checkpoint", message, obj=CHECKPOINT)
+            findings.add("checkpoint", message, obj=GLOBAL_CHECKPOINT)
     return view
 
 
@@ -137,7 +136,7 @@ def check_global(objects: Evidence, view: GlobalLog, sizes: Sequence[int], findi
     view.root = rebuild.root()
     if view.statement is not None and view.statement.size == view.size and view.statement.root != view.root:
         message = f"signed root {view.statement.root.hex()}, the entries give {view.root.hex()}"
-        findings.add("checkpoint", message, obj=CHECKPOINT)
+        findings.add("checkpoint", message, obj=GLOBAL_CHECKPOINT)
 
 
 def _check_entries(entries: Sequence[bytes], first: int, origins: set[str], findings: Findings) -> None:

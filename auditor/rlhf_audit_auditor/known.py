@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from rlhf_audit_auditor.evidence import Evidence
 from rlhf_audit_auditor.findings import Findings
-from rlhf_audit_auditor.global_log import CHECKPOINT, GlobalLog
+from rlhf_audit_auditor.global_log import GlobalLog
 from rlhf_audit_auditor.memory import Memory
 from rlhf_audit_auditor.signed import read_statement
 from rlhf_audit_ledger.checkpoint import Checkpoint, open_checkpoint
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_schemas.errors import AuditTrailError, ConfigError
 
 
@@ -50,7 +51,7 @@ class KnownCheckpoints:
         if statement is None:
             raise ConfigError("the expected checkpoint is not a checkpoint")
         self.known.append(Known("the expected checkpoint", statement, data))
-        stored = objects.get(CHECKPOINT)
+        stored = objects.get(GLOBAL_CHECKPOINT)
         found = None if stored is None else read_statement(stored)
         if found is None or found.origin == statement.origin:
             return True
@@ -60,7 +61,7 @@ class KnownCheckpoints:
             f"the expected checkpoint is of {statement.origin}, this trail is {found.origin}: "
             "the trail was replaced, or the wrong file was given"
         )
-        self.findings.add("expected", message, obj=CHECKPOINT)
+        self.findings.add("expected", message, obj=GLOBAL_CHECKPOINT)
         return False
 
     def remember(self, memory: Memory, view: GlobalLog) -> None:
@@ -83,7 +84,7 @@ class KnownCheckpoints:
         size, root = one.statement.size, one.statement.root
         if one.statement.origin != view.origin:
             message = f"{one.source} is of {one.statement.origin}, this trail is {view.origin}"
-            self.findings.add("expected", message, obj=CHECKPOINT)
+            self.findings.add("expected", message, obj=GLOBAL_CHECKPOINT)
             return
         try:
             open_checkpoint(one.data, view.key.public_key, view.origin)
@@ -92,9 +93,9 @@ class KnownCheckpoints:
             return
         if size > view.size:
             message = f"{one.source} has size {size}, this log only {view.size}: it was rolled back or cut"
-            self.findings.add("expected", message, obj=CHECKPOINT)
+            self.findings.add("expected", message, obj=GLOBAL_CHECKPOINT)
         elif size in view.roots and view.roots[size] != root:
             message = f"at size {size} the root is {view.roots[size].hex()}, {one.source} has {root.hex()}"
-            self.findings.add("expected", message, obj=CHECKPOINT)
+            self.findings.add("expected", message, obj=GLOBAL_CHECKPOINT)
         elif size in view.roots:
             self.extends = f"{one.source} (size {size})"

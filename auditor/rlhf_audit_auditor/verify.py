@@ -22,7 +22,6 @@ from rlhf_audit_auditor.completeness import judge_completeness
 from rlhf_audit_auditor.evidence import Evidence, Trail, UnreadableError
 from rlhf_audit_auditor.findings import Findings
 from rlhf_audit_auditor.global_log import (
-    CHECKPOINT,
     GlobalLog,
     check_global,
     check_schemas,
@@ -38,6 +37,7 @@ from rlhf_audit_auditor.report import LedgerFacts, PayloadFacts, Report
 from rlhf_audit_auditor.requirements import Requirements
 from rlhf_audit_auditor.signed import names_key, read_statement
 from rlhf_audit_ledger.note import VerifierKey, parse_verifier_key
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_schemas.errors import ConfigError, CouldNotCheckError, FormatError
 
@@ -253,7 +253,7 @@ def count_entries(objects: Evidence) -> int:
 
 def _checkpoints(objects: Evidence) -> dict[str, bytes]:
     """All checkpoints by name."""
-    names = [CHECKPOINT]
+    names = [GLOBAL_CHECKPOINT]
     names += [info.name for info in objects.list("logs/") if info.name.endswith("/checkpoint")]
     found = {name: objects.get(name) for name in names}
     return {name: data for name, data in found.items() if data is not None}

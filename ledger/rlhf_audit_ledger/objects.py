@@ -23,6 +23,7 @@ from rlhf_audit_schemas.strict_decoder import StrictDecodeError, read_varint
 from rlhf_audit_schemas.strict_encoder import zigzag
 
 GLOBAL_PREFIX = "global"
+GLOBAL_CHECKPOINT = f"{GLOBAL_PREFIX}/checkpoint"  # name of the object that everything else hangs on
 MAX_WINDOWS = 10**12  # twelve digits in an object's name
 
 _SYNC = domain("sync")

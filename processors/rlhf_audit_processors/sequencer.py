@@ -27,15 +27,13 @@ from rlhf_audit_ledger.ed25519 import Signer
 from rlhf_audit_ledger.globallog import is_checkpoint
 from rlhf_audit_ledger.merkle import leaf_hashes
 from rlhf_audit_ledger.note import split_note
-from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT, GLOBAL_PREFIX
 from rlhf_audit_ledger.tiles import Edge, TileReader, grow, load_edge
 from rlhf_audit_schemas.errors import FormatError
 from rlhf_audit_stores.disk import Disk
 from rlhf_audit_stores.durable import replace_file_durably
 from rlhf_audit_stores.objects import NotStoredError, ObjectStore, Version
 from rlhf_audit_stores.stored_state import RefusedToGoOnError
-
-_CHECKPOINT = f"{GLOBAL_PREFIX}/checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Sequencer:
     @property
     def has_begun(self) -> bool:
         """Whether a genesis was ever staged or published: from then on its keys are the ledger's."""
-        return self._disk.exists(self._stage_path) or self._objects.exists(_CHECKPOINT)
+        return self._disk.exists(self._stage_path) or self._objects.exists(GLOBAL_CHECKPOINT)
 
     @property
     def size(self) -> int:
@@ -102,7 +100,7 @@ class Sequencer:
     def first_entries(self, count: int) -> tuple[bytes, ...] | None:
         """The first published entries, read before anything can be checked; None if nothing is published."""
         try:
-            data, _ = self._objects.get_versioned(_CHECKPOINT)
+            data, _ = self._objects.get_versioned(GLOBAL_CHECKPOINT)
         except NotStoredError:
             return None
         text, _ = split_note(data)
@@ -113,7 +111,7 @@ class Sequencer:
     def open(self, log_key: bytes, origin: str) -> None:
         """Load what is published and finish what was staged. Raises RefusedToGoOnError if they do not fit."""
         try:
-            self._checkpoint, self._version = self._objects.get_versioned(_CHECKPOINT)
+            self._checkpoint, self._version = self._objects.get_versioned(GLOBAL_CHECKPOINT)
         except NotStoredError:
             self._checkpoint = None
         else:
@@ -166,7 +164,7 @@ class Sequencer:
     def _apply(self, stage: Stage) -> None:
         edge, tiles, completed = grow(self._edge, stage.entries, leaf_hashes(stage.entries))
         self._objects.put_many((f"{GLOBAL_PREFIX}/{path}", data) for path, data in tiles.items())
-        self._version = self._objects.swap(_CHECKPOINT, stage.checkpoint, self._version)
+        self._version = self._objects.swap(GLOBAL_CHECKPOINT, stage.checkpoint, self._version)
         self._edge = edge
         self._checkpoint = stage.checkpoint
         for path in completed:

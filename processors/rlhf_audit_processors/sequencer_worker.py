@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.ed25519 import Signer
-from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_ledger.settings import PartitionSettings
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_processors.unpublished import checkpoints_after, close_under, find_unpublished, published_checkpoint
@@ -152,7 +152,7 @@ class SequencerWorker:
 
     def _publish(self, entries: Sequence[bytes]) -> None:
         if entries:
-            if self._objects.get(f"{GLOBAL_PREFIX}/checkpoint") != self._sequencer.checkpoint:
+            if self._objects.get(GLOBAL_CHECKPOINT) != self._sequencer.checkpoint:
                 raise NotTheSequencerError(
                     "global log: somebody else has published meanwhile: there must be one sequencer"
                 )

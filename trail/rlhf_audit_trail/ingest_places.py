@@ -48,7 +48,7 @@ def _local(directory: Path, settings: Settings, say: Callable[[str], None]) -> I
 
 @contextmanager
 def _shipped(directory: Path, settings: Settings, say: Callable[[str], None]) -> Iterator[Place]:
-    from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+    from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
     from rlhf_audit_stores.disk import RealDisk
     from rlhf_audit_trail.ledger_facts import known_facts
     from rlhf_audit_trail.places import need_ledger, open_objects
@@ -66,6 +66,6 @@ def _shipped(directory: Path, settings: Settings, say: Callable[[str], None]) ->
     ) as recorder:
         yield Place(
             recorder,
-            lambda: objects.get_versioned(f"{GLOBAL_PREFIX}/checkpoint")[0],
+            lambda: objects.get_versioned(GLOBAL_CHECKPOINT)[0],
             need_ledger(directory, objects).public_key_lines()[0],
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_processors.sequencer import Sequencer
 from rlhf_audit_producers.spool_log import LedgerFacts
 from rlhf_audit_schemas.errors import CouldNotCheckError
@@ -60,7 +60,7 @@ class StoredTrail:
 
     def holds_ledger(self) -> bool:
         """Whether a ledger was founded there."""
-        return self.objects.exists(f"{GLOBAL_PREFIX}/checkpoint")
+        return self.objects.exists(GLOBAL_CHECKPOINT)
 
 
 def evidence_of(

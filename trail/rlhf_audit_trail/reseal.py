@@ -24,7 +24,7 @@ from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.ids import log_origin
 from rlhf_audit_ledger.message import SourceMessage
 from rlhf_audit_ledger.note import split_note
-from rlhf_audit_ledger.objects import SEGMENT, segment_name, vault_name
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT, SEGMENT, segment_name, vault_name
 from rlhf_audit_ledger.seal import Sealed, Sealer, seal_all
 from rlhf_audit_ledger.settings import partition_settings
 from rlhf_audit_ledger.state import SealState, first_state
@@ -76,7 +76,7 @@ class Reseal:
         return edited
 
     def _leaves(self) -> Iterator[bytes]:
-        data = self._objects.get("global/checkpoint")
+        data = self._objects.get(GLOBAL_CHECKPOINT)
         size = parse_checkpoint(split_note(data)[0]).size
         reader = TileReader(size, lambda path: self._objects.get(f"global/{path}"))
         for index in range(size):

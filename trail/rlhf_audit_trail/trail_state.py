@@ -21,7 +21,7 @@ from rlhf_audit_ledger.checkpoint import parse_checkpoint
 from rlhf_audit_ledger.close import Close
 from rlhf_audit_ledger.header import SealHeader
 from rlhf_audit_ledger.note import split_note
-from rlhf_audit_ledger.objects import SEGMENT, log_prefix, segment_name
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT, SEGMENT, log_prefix, segment_name
 from rlhf_audit_ledger.sealed import SealedRecord
 from rlhf_audit_ledger.tiles import TileReader
 from rlhf_audit_producers.spool_files import done_epoch, is_alive, producers
@@ -135,7 +135,7 @@ def read_state(trail: StoredTrail, asker: Asker | None, *, not_asked: str | None
     """State of the trail; ``not_asked`` says why there is no asker. Raises CouldNotCheckError if there is no ledger."""
     places = trail.partitions()
     directory, objects = trail.directory, trail.objects
-    text, _ = split_note(objects.get("global/checkpoint"))
+    text, _ = split_note(objects.get(GLOBAL_CHECKPOINT))
     head = parse_checkpoint(text)
     partitions = [
         state for stream, number in places if (state := stored_partition(objects, stream, number)) is not None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlhf_audit_ledger.checkpoint import open_checkpoint
-from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_schemas.errors import AuditTrailError
 from rlhf_audit_stores.objects import ObjectStore
 
@@ -46,7 +46,7 @@ class StoredHead:
 
     def read(self) -> GlobalHead:
         """Raises NotStoredError without a ledger, the errors of the store, and TamperError on a wrong signature."""
-        data, _ = self._objects.get_versioned(f"{GLOBAL_PREFIX}/checkpoint")
+        data, _ = self._objects.get_versioned(GLOBAL_CHECKPOINT)
         head = open_checkpoint(data, self._log_key, self._origin).checkpoint
         return GlobalHead(head.size, head.root)
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, settings_of
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Source:
         from rlhf_audit_schemas.errors import AuditTrailError
 
         try:
-            return self._trail.objects.get(f"{GLOBAL_PREFIX}/checkpoint")
+            return self._trail.objects.get(GLOBAL_CHECKPOINT)
         except (AuditTrailError, OSError):
             return b""
 

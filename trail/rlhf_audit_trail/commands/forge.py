@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
 from rlhf_audit_stores.disk import RealDisk
 from rlhf_audit_stores.durable import make_folders_durably
 from rlhf_audit_trail.settings import DEFAULT_DIRECTORY, add_setting_flags
@@ -136,7 +137,7 @@ def _verify(trail: StoredTrail, copy: Path, *, expect: bool) -> Report:
 
     keys = trail.directory / "keys"
     opened = open_trail(copy, vkey_file=keys / "log.vkey", vault_key_file=keys / "vault.key")
-    return verify(opened, Options(expect=trail.objects.get("global/checkpoint") if expect else None))
+    return verify(opened, Options(expect=trail.objects.get(GLOBAL_CHECKPOINT) if expect else None))
 
 
 def _table(rows: list[Row]) -> int:

@@ -123,14 +123,14 @@ def _ticks(
 ) -> Callable[[PartitionSettings, bytes], bytes]:
     """Messages of first ticks; keys and the global log are read when the first one is asked for."""
     from rlhf_audit_ledger.checkpoint import open_checkpoint
-    from rlhf_audit_ledger.objects import GLOBAL_PREFIX
+    from rlhf_audit_ledger.objects import GLOBAL_CHECKPOINT
     from rlhf_audit_stores.kafka.wire import with_header
     from rlhf_audit_stores.keys import load_sealing_keys
     from rlhf_audit_trail.topic_admin import first_tick
 
     def message(settings: PartitionSettings, source_id: bytes) -> bytes:
         ticker = load_sealing_keys(directory / "keys").ticker
-        data, _ = objects.get_versioned(f"{GLOBAL_PREFIX}/checkpoint")
+        data, _ = objects.get_versioned(GLOBAL_CHECKPOINT)
         head = open_checkpoint(data, ledger.genesis.log_key, ledger.global_origin).checkpoint
         now_us = time.time_ns() // 1000
         tick = first_tick(settings, source_id, ticker, now_us=now_us, global_size=head.size, global_root=head.root)
